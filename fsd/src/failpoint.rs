@@ -1,0 +1,26 @@
+//! Points at which a test can make the process die as if by power or `kill -9`.
+//!
+//! Built only with the feature `failpoints`; else every call compiles to nothing. A test names the point in
+//! the environment of the real binary: `FAILPOINTS="admission.before-rename=return"` ends the process there
+//! with SIGKILL, `=pause` holds it there, `=sleep(500)` delays it by that many milliseconds. A count
+//! before the action (`3*off->return`) lets the first ones pass.
+//!
+//! Left out: points that inject an error instead of a death; those take the error they need at their place.
+
+/// Reads `FAILPOINTS` from the environment. Call once, first thing in `main`.
+pub fn setup() {
+    #[cfg(feature = "failpoints")]
+    std::mem::forget(fail::FailScenario::setup());
+}
+
+/// Dies here when the test has armed `name`.
+pub fn crash_point(name: &str) {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(name, |_| {
+        eprintln!("failpoint {name}: the process ends here");
+        let this = rustix::process::getpid();
+        let _ = rustix::process::kill_process(this, rustix::process::Signal::KILL);
+    });
+    #[cfg(not(feature = "failpoints"))]
+    let _ = name;
+}

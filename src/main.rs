@@ -1,0 +1,2 @@
+//! Entry point of the one binary.
+fn main() {}

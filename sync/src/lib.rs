@@ -1,0 +1,4 @@
+//! The deep store, the registry, and the synchronizer that keeps the cache what it should be.
+
+pub mod registry;
+pub mod store;
