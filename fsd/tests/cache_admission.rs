@@ -1,4 +1,5 @@
 //! What is admitted, what is refused and why, and what the cache does with each.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::os::unix::fs::MetadataExt;
 

@@ -1,5 +1,6 @@
 //! S1, S10: a process that changes the cache is killed at every step; the next start finds whole, verified segments and
 //! nothing half.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,6 @@
 //! The cache against a model of a few lines: a random list of operations, and after each of them the disk, the holdings
 //! and the counters must be what the model says.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,7 @@
 //! S1: what `publish` acknowledged survives a power cut, and nothing half is there after it. The volume is an ext4 of its
 //! own that is cut off without a flush of its journal: unlike a kill, this shows an fsync that is missing.
 //! And a volume that is full.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

@@ -1,4 +1,5 @@
 //! S2: damage that comes after admission is found by scrub, withdrawn, kept and told of; and nothing else is.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;

@@ -1,5 +1,6 @@
 //! What the cache tests share: databases, short cuts through admission, and the one check that everything on the disk
 //! is as the cache says.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! A small ext4 volume in a file, mounted through a loop device: to be filled, damaged below the file system, or cut off
 //! as by a power failure. Needs root, loop devices, mkfs.ext4 and mount; what is missing is a failure.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
 use std::fs::{File, OpenOptions};
