@@ -106,7 +106,7 @@ fn kill_loop(what: &str, points: &[&str]) {
             assert!(allowed("c", &[6]) && allowed("new", &[4]), "{case}");
             match what {
                 "publish" => {
-                    assert!(names.contains_key(&id("a")), "a replaced name was lost: {case}")
+                    assert!(names.contains_key(&id("a")), "a replaced name was lost: {case}");
                 }
                 "remove" => assert!(names.contains_key(&id("twin")), "{case}"),
                 _ => {}

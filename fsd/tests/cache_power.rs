@@ -180,6 +180,7 @@ fn a_full_volume_is_a_clear_error_and_what_was_there_stays() {
         Err(error) => panic!("{error}"),
     }
     assert_eq!(visible(cache.layout().dir()).len(), 1);
+    drop(file);
     std::fs::remove_file(filler).unwrap();
     publish(&cache, &id("kept"), &database(2), 2);
     assert_consistent(&cache);
