@@ -395,6 +395,15 @@ fn pace(settings: &ScrubSettings, run: &Run, left_bytes: u64, now_ms: u64) -> (P
     }
 }
 
+impl Drop for Scrub {
+    /// A stop in good order does no work twice.
+    fn drop(&mut self) {
+        if let Err(error) = self.save() {
+            tracing::warn!(%error, "scrub's progress since its last checkpoint is lost");
+        }
+    }
+}
+
 impl Worker for Scrub {
     fn name(&self) -> &'static str {
         "scrub"
