@@ -1,8 +1,9 @@
 //! The settings: one TOML file for every process of a node.
 //!
 //! `config/defaults.toml` is the complete file: every setting, its default and what it means. What a person
-//! writes is laid over it, then `--set`, and the result is read into one struct per subsystem. A test holds
-//! the file against the `Default` of those structs, so neither can say something else than the other.
+//! writes is laid over it, then `--set`, and the result is read into one struct per subsystem. Tests hold
+//! the file against the `Default` of those structs, so neither can say something else than the other; only
+//! where things lie is this layer's own choice.
 //!
 //! Invariant: a [`Config`] was checked; its paths are absolute. All problems are told at once, each with its
 //! line.
@@ -31,9 +32,9 @@ pub const DEFAULTS: &str = include_str!("config/defaults.toml");
 /// The name of the settings file in a trough's directory.
 pub const FILE_NAME: &str = "trough.toml";
 
-/// Every setting.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Every setting. All sections must be there when it is read: [`DEFAULTS`] has them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// This machine and its ports.
     pub node: NodeSettings,

@@ -39,6 +39,6 @@ pub async fn run(config: &Config, options: &Status) -> anyhow::Result<ExitCode> 
     }
     let status = serde_json::from_str(&text)
         .context("understand the synchronizer's answer; is it of another version?")?;
-    print!("{}", report::render(&status));
+    print!("{}", report::render(&status, report::now_ms()));
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{Config, Problem};
 
 /// The most segments that may be pulled at a time: each has a file open and a stream from the store.
-const CONCURRENCY_MAX: usize = 256;
+const PULLS_MAX: usize = 256;
 /// The most queries at a time: each has a thread while it runs.
 const QUERIES_MAX: usize = 4096;
 
@@ -127,7 +127,7 @@ fn numbers(config: &Config, found: &mut Checks) {
     }
     found.within("mount.threads", config.mount.threads, 1, 64);
     found.at_least("sync.period_s", config.sync.period_s, 1);
-    found.within("sync.concurrency", config.sync.concurrency, 1, CONCURRENCY_MAX);
+    found.within("sync.pulls", config.sync.pulls, 1, PULLS_MAX);
     found.within("sync.max_removed_ratio", config.sync.max_removed_ratio, 0.0, 1.0);
     found.at_least("scrub.period_s", config.scrub.period_s, 1);
     if !(config.scrub.disk_share > 0.0 && config.scrub.disk_share <= 1.0) {

@@ -63,6 +63,10 @@ pub use mirrors::*;
 mod mirrors {
     #![allow(missing_docs, reason = "these go when the subsystems' own structs are there")]
 
+    use std::collections::HashSet;
+
+    use fsd::segment::SegmentId;
+
     use super::{Deserialize, PathBuf, Serialize};
 
     #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,18 +82,18 @@ mod mirrors {
     impl Default for CacheSettings {
         fn default() -> Self {
             Self {
-                dir: "cache".into(),
+                dir: PathBuf::new(),
                 quota_bytes: None,
                 immutable_flag: false,
                 quarantine_bytes_max: 1 << 30,
-                quarantine_files_max: 100,
+                quarantine_files_max: 1000,
             }
         }
     }
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(rename_all = "lowercase")]
-    pub enum AutoOff {
+    pub enum Feature {
         Auto,
         Off,
     }
@@ -98,22 +102,28 @@ mod mirrors {
     #[serde(default, deny_unknown_fields)]
     pub struct MountSettings {
         pub mountpoint: PathBuf,
-        pub passthrough: AutoOff,
-        pub beneath: AutoOff,
+        pub passthrough: Feature,
+        pub beneath: Feature,
         pub negative_ttl_s: u64,
         pub entry_ttl_s: u64,
         pub threads: usize,
+        pub fuse_device: PathBuf,
+        pub mountpoint_immutable: bool,
+        pub invalidation: Feature,
     }
 
     impl Default for MountSettings {
         fn default() -> Self {
             Self {
-                mountpoint: "mount".into(),
-                passthrough: AutoOff::Auto,
-                beneath: AutoOff::Auto,
+                mountpoint: "/var/lib/trough/mount".into(),
+                passthrough: Feature::Auto,
+                beneath: Feature::Auto,
                 negative_ttl_s: 3600,
                 entry_ttl_s: 3600,
                 threads: 4,
+                fuse_device: "/dev/fuse".into(),
+                mountpoint_immutable: true,
+                invalidation: Feature::Auto,
             }
         }
     }
@@ -122,20 +132,32 @@ mod mirrors {
     #[serde(default, deny_unknown_fields)]
     pub struct LocalSettings {
         pub period_s: u64,
-        pub concurrency: usize,
-        pub withdraw_grace_s: u64,
+        pub pulls: usize,
+        pub publish_batch_max: usize,
         pub max_removed_ratio: f64,
-        pub max_removed_segments: u64,
+        pub drain_ms: u64,
+        pub withdraw_grace_s: u64,
+        pub retry_first_ms: u64,
+        pub retry_longest_ms: u64,
+        pub refused_first_ms: u64,
+        pub refused_longest_ms: u64,
+        pub pinned: HashSet<SegmentId>,
     }
 
     impl Default for LocalSettings {
         fn default() -> Self {
             Self {
-                period_s: 10,
-                concurrency: 8,
-                withdraw_grace_s: 86_400,
+                period_s: 30,
+                pulls: 4,
+                publish_batch_max: 64,
                 max_removed_ratio: 0.1,
-                max_removed_segments: 20,
+                drain_ms: 2_000,
+                withdraw_grace_s: 24 * 60 * 60,
+                retry_first_ms: 1_000,
+                retry_longest_ms: 60_000,
+                refused_first_ms: 30_000,
+                refused_longest_ms: 60 * 60 * 1_000,
+                pinned: HashSet::new(),
             }
         }
     }

@@ -1,107 +1,133 @@
 //! The status as a person reads it.
 
 use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Deserialize;
+use serde_json::Value;
 
-use crate::rows::{bytes, counted};
+use crate::rows::bytes;
 
-/// REPLACE AT THE MERGE by `sync::local::LocalStatus`.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct LocalStatus {
-    /// Segments verified, published and seen through the mount.
-    pub held: u64,
-    /// Wanted, not yet pulled.
-    pub pending: u64,
-    /// The quota has no place for them.
-    pub no_place: u64,
-    /// Their current version was refused, with the reason; the first ones.
-    pub refused: Vec<Refused>,
-    /// Files in quarantine.
-    pub quarantined: u64,
-    /// Bytes of the verified files.
-    pub stored_bytes: u64,
-    /// The most they may take.
-    pub quota_bytes: u64,
-    /// Live, absent or dead, and how files are read through it.
-    pub mount: String,
-    /// The deep store's address.
-    pub store: String,
-    /// Whether it answered when it was last asked; why not.
-    pub store_error: Option<String>,
-    /// Seconds since the newest complete listing.
-    pub view_age_s: Option<u64>,
-    /// Parts of the files that the running scrub has read, 0 to 1.
-    pub scrub_progress: Option<f64>,
-    /// Damaged files found since the start.
-    pub scrub_damaged: u64,
-    /// Removals that wait for a person.
-    pub removals_waiting: u64,
-}
+mod mirrors;
 
-/// A segment that was refused.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Refused {
-    /// Its id.
-    pub id: String,
-    /// Why, and what to do.
-    pub reason: String,
-}
+use mirrors::LocalStatus;
 
-/// The most refused segments that are listed.
-const REFUSED_SHOWN: usize = 20;
+/// The most problems that are listed; `--json` has them all.
+const PROBLEMS_SHOWN: usize = 20;
 
-/// The status as lines.
-pub fn render(status: &LocalStatus) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
+/// The status as lines, at the time `now_ms`.
+pub fn render(status: &LocalStatus, now_ms: u64) -> String {
+    let mut lines = vec![
+        ("segments", segments(status)),
+        ("cache", cache(status)),
+        ("mount", mount(status)),
+        ("deep store", store(status, now_ms)),
+        ("work", work(status)),
+        ("scrub", scrub(status)),
+    ];
+    if status.removals_held_back.is_some() {
+        let text = "many segments vanished from the deep store at once; this machine keeps them. If that is right, \
+                    say so: POST /accept-removals to the synchronizer";
+        lines.push(("attention", text.to_owned()));
+    }
+    for problem in status.problems.iter().take(PROBLEMS_SHOWN) {
+        let served = if problem.served { " (an older version is served)" } else { "" };
+        lines.push(("not held", format!("{}: {}{served}", problem.id, problem.reason)));
+    }
+    if let Some(more @ 1..) = status.problems.len().checked_sub(PROBLEMS_SHOWN) {
+        lines.push(("not held", format!("and {more} more; `--json` lists them")));
+    }
+    lines.into_iter().fold(String::new(), |mut text, (name, value)| {
         // writing to a string does not fail
         let _ = writeln!(text, "{name:<12}{value}");
-    };
-    let mut segments = format!("{} held", status.held);
+        text
+    })
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn segments(status: &LocalStatus) -> String {
+    let counts = &status.segments;
+    let mut text = format!("{} in the pool: {} held", counts.pool, counts.held);
     for (count, what) in [
-        (status.pending, "pending"),
-        (status.refused.len() as u64, "refused"),
-        (status.no_place, "without a place in the quota"),
+        (counts.pending, "pending"),
+        (counts.refused, "refused"),
+        (counts.no_place, "without a place in the quota"),
+        (counts.withdrawn, "withdrawn"),
     ] {
-        let _ = write!(segments, ", {count} {what}");
-    }
-    line("segments", segments);
-    let percent = (status.stored_bytes * 100).checked_div(status.quota_bytes).unwrap_or(0);
-    let (stored, quota) = (bytes(status.stored_bytes), bytes(status.quota_bytes));
-    line("cache", format!("{stored} of {quota} ({percent} %)"));
-    line("mount", status.mount.clone());
-    let seen = match status.view_age_s {
-        Some(age) => {
-            format!("listed {} ago", counted(usize::try_from(age).unwrap_or(usize::MAX), "second"))
+        if count > 0 || what == "pending" {
+            // writing to a string does not fail
+            let _ = write!(text, ", {count} {what}");
         }
-        None => "never listed completely".to_owned(),
-    };
-    let reach = status
-        .store_error
-        .as_ref()
-        .map_or_else(|| "reachable".to_owned(), |why| format!("AWAY: {why}"));
-    line("deep store", format!("{}, {reach}, {seen}", status.store));
-    let scrub = match status.scrub_progress {
-        Some(part) => format!("{:.0} % of this round", part * 100.0),
-        None => "not running".to_owned(),
-    };
-    line("scrub", format!("{scrub}, {} damaged", status.scrub_damaged));
-    line("quarantine", counted(usize::try_from(status.quarantined).unwrap_or(usize::MAX), "file"));
-    if status.removals_waiting > 0 {
-        let waiting = status.removals_waiting;
-        line(
-            "attention",
-            format!(
-                "{waiting} segments vanished from the deep store at once and are kept; if that is right, say so with \
-             POST /accept-removals"
-            ),
-        );
-    }
-    for refused in status.refused.iter().take(REFUSED_SHOWN) {
-        line("refused", format!("{}: {}", refused.id, refused.reason));
     }
     text
+}
+
+fn cache(status: &LocalStatus) -> String {
+    let cache = &status.cache;
+    let used = cache.objects_bytes + cache.incoming_bytes;
+    let percent = used.saturating_mul(100).checked_div(cache.quota_bytes).unwrap_or(0);
+    let mut text = format!("{} of {} ({percent} %)", bytes(used), bytes(cache.quota_bytes));
+    if cache.quarantine_files > 0 {
+        let (files, size) = (cache.quarantine_files, bytes(cache.quarantine_bytes));
+        // writing to a string does not fail
+        let _ = write!(text, "; {files} in quarantine, {size}");
+    }
+    text
+}
+
+fn mount(status: &LocalStatus) -> String {
+    let mount = &status.mount;
+    if !mount.live {
+        return format!("{}: NOT THERE; is `trough fsd` running?", mount.path);
+    }
+    let figure = |name: &str| mount.figures.as_ref().and_then(|figures| figures.get(name));
+    let reads = match figure("passthrough").and_then(Value::as_bool) {
+        Some(true) => "; the kernel reads the files itself (passthrough)".to_owned(),
+        Some(false) => match figure("passthrough_off_reason").and_then(Value::as_str) {
+            Some(why) => format!("; without passthrough: {why}"),
+            None => "; without passthrough".to_owned(),
+        },
+        None => String::new(),
+    };
+    format!("{}: live{reads}", mount.path)
+}
+
+fn store(status: &LocalStatus, now_ms: u64) -> String {
+    let store = &status.store;
+    let reach = match store.reachable {
+        Some(true) => "reachable",
+        Some(false) => "NOT WHOLLY REACHABLE (what is held stays served)",
+        None => "not listed yet",
+    };
+    let age = store.complete_listing_at_ms.map(|at| {
+        let age = Duration::from_millis(now_ms.saturating_sub(at));
+        format!(", last seen whole {} ago", indicatif::HumanDuration(age))
+    });
+    let paused = store.pulls_paused.as_ref().map(|why| format!("; pulls pause: {why}"));
+    format!("{}: {reach}{}{}", store.address, age.unwrap_or_default(), paused.unwrap_or_default())
+}
+
+fn work(status: &LocalStatus) -> String {
+    let work = &status.work;
+    let (done, size) = (work.published_total, bytes(work.published_bytes_total));
+    let (pulls, queued) = (work.pulls, work.queued);
+    format!("{pulls} pulls run, {queued} wait; since the start {done} published, {size}")
+}
+
+fn scrub(status: &LocalStatus) -> String {
+    let progress = match &status.scrub {
+        None => "not running".to_owned(),
+        Some(Value::Object(figures)) => {
+            let figures = figures.iter().filter(|(_, value)| !value.is_null());
+            figures.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+        }
+        Some(other) => other.to_string(),
+    };
+    format!("{progress}; {} damaged files found since the start", status.work.damaged_total)
 }
 
 #[cfg(test)]
@@ -110,23 +136,34 @@ mod tests {
 
     #[test]
     fn a_status_says_what_needs_attention() {
-        let refused = Refused { id: "x".into(), reason: "not SQLite".into() };
-        let status = LocalStatus {
-            held: 3,
-            stored_bytes: 1 << 20,
-            quota_bytes: 4 << 20,
-            refused: vec![refused],
-            store_error: Some("timed out".into()),
-            ..LocalStatus::default()
-        };
-        let text = render(&status);
+        let status = serde_json::json!({
+            "node": "a",
+            "store": {"address": "hdfs://h:1/p", "reachable": false, "complete_listing_at_ms": 40_000},
+            "segments": {"pool": 5, "held": 3, "pending": 1, "refused": 1, "no_place": 0, "withdrawn": 0},
+            "cache": {"quota_bytes": 4 << 20, "objects_bytes": 1 << 20, "quarantine_files": 1, "quarantine_bytes": 9},
+            "mount": {"path": "/m", "live": true, "figures": {"passthrough": true}},
+            "work": {"damaged_total": 2},
+            "problems": [{"id": "x", "state": "refused", "reason": "not SQLite", "served": true}],
+            "removals_held_back": {"segments": 30},
+            "scrub": null,
+        });
+        let status = serde_json::from_value(status).unwrap();
+        let text = render(&status, 100_000);
         for part in [
-            "3 held, 0 pending, 1 refused",
-            "1.00 MiB of 4.00 MiB (25 %)",
-            "AWAY: timed out",
-            "x: not SQLite",
+            "5 in the pool: 3 held, 1 pending, 1 refused\n",
+            "1.00 MiB of 4.00 MiB (25 %); 1 in quarantine, 9 B",
+            "/m: live; the kernel reads",
+            "NOT WHOLLY REACHABLE (what is held stays served), last seen whole 60 seconds ago",
+            "attention",
+            "x: not SQLite (an older version is served)",
+            "2 damaged files",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_missing_mount_is_said() {
+        assert!(render(&LocalStatus::default(), 0).contains("NOT THERE"));
     }
 }

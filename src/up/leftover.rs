@@ -1,19 +1,22 @@
 //! The last net under the mount: nothing of trough stays mounted when `trough up` has ended.
 //!
-//! Invariant: only a FUSE mount exactly at the mount point is detached, never another file system.
+//! Invariant: only a mount of trough exactly at the mount point is detached, never another file system.
 
 use std::path::Path;
 
 use rustix::mount::UnmountFlags;
 
+/// The file system's type as fsd mounts it.
+const TYPE: &str = "fuse.trough";
+
 /// The most mounts on one another that are detached: an upgrade makes two.
 const STACKED_MAX: usize = 8;
 
-/// Detaches what FUSE left at `mountpoint`; says how many mounts that were. Never waits for a daemon.
+/// Detaches what fsd left at `mountpoint`; says how many mounts that were. Never waits for a daemon.
 pub fn detach(mountpoint: &Path) -> std::io::Result<usize> {
     let mut detached = 0;
     while detached < STACKED_MAX
-        && is_fuse(&std::fs::read_to_string("/proc/self/mountinfo")?, mountpoint)
+        && is_trough(&std::fs::read_to_string("/proc/self/mountinfo")?, mountpoint)
     {
         rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)?;
         detached += 1;
@@ -21,15 +24,15 @@ pub fn detach(mountpoint: &Path) -> std::io::Result<usize> {
     Ok(detached)
 }
 
-/// Whether the uppermost mount at `mountpoint` is of FUSE; see proc_pid_mountinfo(5) for the form.
-fn is_fuse(mountinfo: &str, mountpoint: &Path) -> bool {
+/// Whether the uppermost mount at `mountpoint` is of trough; see proc_pid_mountinfo(5) for the form.
+fn is_trough(mountinfo: &str, mountpoint: &Path) -> bool {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         Some((unescape(left.split(' ').nth(4)?), right.split(' ').next()?))
     });
     let at = mountpoint.as_os_str().as_encoded_bytes();
     let uppermost = mounts.rev().find(|(path, _)| path == at);
-    uppermost.is_some_and(|(_, kind)| kind == "fuse" || kind.starts_with("fuse."))
+    uppermost.is_some_and(|(_, kind)| kind == TYPE)
 }
 
 /// The kernel writes space, tab, line break and backslash as `\` and three octal digits.
@@ -58,14 +61,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_fuse_exactly_at_the_mount_point_is_seen() {
+    fn only_trough_exactly_at_the_mount_point_is_seen() {
         let info = "22 1 8:1 / / rw - ext4 /dev/sda rw\n\
                     30 22 0:30 / /a\\040b/mount ro,nosuid - fuse.trough trough rw\n\
-                    31 22 0:31 / /b rw - fuse trough rw\n\
-                    32 31 0:32 / /b rw shared:4 - tmpfs tmpfs rw\n";
-        assert!(is_fuse(info, Path::new("/a b/mount")));
-        for other in ["/", "/a b", "/a b/mount/x", "/b", "/c"] {
-            assert!(!is_fuse(info, Path::new(other)), "{other}");
+                    31 22 0:31 / /b rw - fuse.trough trough rw\n\
+                    32 31 0:32 / /b rw shared:4 - tmpfs tmpfs rw\n\
+                    33 22 0:33 / /d rw - fuse.sshfs host rw\n";
+        assert!(is_trough(info, Path::new("/a b/mount")));
+        for other in ["/", "/a b", "/a b/mount/x", "/b", "/c", "/d"] {
+            assert!(!is_trough(info, Path::new(other)), "{other}");
         }
     }
 
