@@ -61,18 +61,20 @@ pub enum Command {
     CheckConfig(CheckConfig),
     /// Run the mount alone (`trough up` starts it for you)
     Fsd,
-    /// Run a synchronizer alone (`trough up` starts it for you)
+    /// Run a synchronizer alone (`trough up` starts it for you), or talk to the one that runs
     #[command(subcommand)]
     Sync(Sync),
     /// Run the reader alone (`trough up` starts it for you)
     Read,
 }
 
-/// The modes of the synchronizer.
+/// The synchronizer's modes, and what a person may tell it.
 #[derive(Debug, Subcommand)]
 pub enum Sync {
     /// Keep this machine's cache what it should be: pull, verify, publish, scrub
     Local,
+    /// Tell the running synchronizer that segments which vanished from the deep store at once are meant to go
+    AcceptRemovals,
 }
 
 const UP_HELP: &str = "\

@@ -59,6 +59,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             })?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Sync(Sync::AcceptRemovals) => {
+            runtime()?.block_on(status::accept_removals(&load(shared)?))
+        }
         Command::Read => {
             let config = service(shared)?;
             runtime()?.block_on(async {

@@ -1,4 +1,5 @@
-//! `trough status`: what this machine holds, from its synchronizer.
+//! `trough status`: what this machine holds, from its synchronizer; and the one thing a person may have to
+//! answer to what it says.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,5 +41,17 @@ pub async fn run(config: &Config, options: &Status) -> anyhow::Result<ExitCode> 
     let status = serde_json::from_str(&text)
         .context("understand the synchronizer's answer; is it of another version?")?;
     print!("{}", report::render(&status, report::now_ms()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `trough sync accept-removals`.
+pub async fn accept_removals(config: &Config) -> anyhow::Result<ExitCode> {
+    let url = format!("{}/accept-removals", http::url_of(&config.node.manager_listen)?);
+    let answer = http::client(Some(TIMEOUT))?.post(&url).send().await;
+    let answer = answer.with_context(|| format!("ask {url}; is the synchronizer running?"))?;
+    let status = answer.status();
+    let text = answer.text().await.context("read the synchronizer's answer")?;
+    anyhow::ensure!(status.is_success(), "the synchronizer refused: {}", text.trim_end());
+    println!("{}", text.trim_end());
     Ok(ExitCode::SUCCESS)
 }

@@ -24,10 +24,8 @@ pub fn render(status: &LocalStatus, now_ms: u64) -> String {
         ("work", work(status)),
         ("scrub", scrub(status)),
     ];
-    if status.removals_held_back.is_some() {
-        let text = "many segments vanished from the deep store at once; this machine keeps them. If that is right, \
-                    say so: POST /accept-removals to the synchronizer";
-        lines.push(("attention", text.to_owned()));
+    if let Some(held_back) = &status.removals_held_back {
+        lines.push(("attention", held_back.reason.clone()));
     }
     for problem in status.problems.iter().take(PROBLEMS_SHOWN) {
         let served = if problem.served { " (an older version is served)" } else { "" };
@@ -144,7 +142,7 @@ mod tests {
             "mount": {"path": "/m", "live": true, "figures": {"passthrough": true}},
             "work": {"damaged_total": 2},
             "problems": [{"id": "x", "state": "refused", "reason": "not SQLite", "served": true}],
-            "removals_held_back": {"segments": 30},
+            "removals_held_back": {"missing": 30, "of": 40, "reason": "30 vanished"},
             "scrub": null,
         });
         let status = serde_json::from_value(status).unwrap();
@@ -154,7 +152,7 @@ mod tests {
             "1.00 MiB of 4.00 MiB (25 %); 1 in quarantine, 9 B",
             "/m: live; the kernel reads",
             "NOT WHOLLY REACHABLE (what is held stays served), last seen whole 60 seconds ago",
-            "attention",
+            "attention   30 vanished\n",
             "x: not SQLite (an older version is served)",
             "2 damaged files",
         ] {

@@ -13,7 +13,7 @@ pub struct LocalStatus {
     pub mount: MountStatus,
     pub work: WorkStatus,
     pub problems: Vec<Problem>,
-    pub removals_held_back: Option<Value>,
+    pub removals_held_back: Option<HeldBack>,
     pub scrub: Option<Value>,
 }
 
@@ -70,4 +70,9 @@ pub struct Problem {
     pub id: String,
     pub reason: String,
     pub served: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct HeldBack {
+    pub reason: String,
 }
