@@ -4,8 +4,9 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first SIGTERM or SIGINT. A second one ends the process at once, for the
-/// person who no longer wants to wait.
+/// A token that is cancelled by the first SIGTERM or SIGINT. A further SIGINT ends the process at once, for the
+/// person who presses Ctrl-C again; a further SIGTERM does not: a script that passes on the Ctrl-C of its
+/// terminal sends it too.
 ///
 /// Needs a running tokio runtime.
 pub fn shutdown_token() -> anyhow::Result<CancellationToken> {
@@ -14,18 +15,18 @@ pub fn shutdown_token() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
     let cancelled = token.clone();
     tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            }
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
         };
-        let name = next().await;
         tracing::info!(signal = name, "stopping");
         cancelled.cancel();
-        let name = next().await;
-        tracing::warn!(signal = name, "stopping at once");
-        std::process::exit(130);
+        interrupt.recv().await;
+        tracing::warn!("stopping at once");
+        std::process::exit(EXIT_INTERRUPTED);
     });
     Ok(token)
 }
+
+/// What a shell says of a process that Ctrl-C ended: 128 and the signal's number.
+const EXIT_INTERRUPTED: i32 = 130;
