@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 #[path = "support/trough.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
 mod support;
 
 use rustix::process::{Signal, kill_process};

@@ -196,7 +196,7 @@ impl Trough {
         let log = self.log();
         let started =
             |line: &&str| line.contains(" started") && line.contains(&format!("child=\"{name}\""));
-        let line = log.lines().filter(started).next_back().expect("the child's start is logged");
+        let line = log.lines().rfind(started).expect("the child's start is logged");
         let pid = line.split("pid=").nth(1).unwrap().split_whitespace().next().unwrap();
         Pid::from_raw(pid.parse().unwrap()).unwrap()
     }
