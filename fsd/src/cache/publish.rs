@@ -1,0 +1,232 @@
+//! Publication: a batch of verified files becomes visible, in the order of DESIGN.md 4.1.
+//!
+//! Invariant (S1): contents are synced before a name in `objects/` leads to them, that name before a symlink does,
+//! the symlink before the ledger tells of it, all of it before the caller hears of success. A batch shares the
+//! directory syncs and the ledger's transaction; one item's failure is its own.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::failpoint::crash_point;
+use crate::ledger::{Change, Ledger, ObjectRow, SegmentRow};
+use crate::metrics;
+use crate::segment::{Digest, SegmentId};
+
+use super::{Cache, CacheError, Published, Source, Verified, disk};
+
+/// How many files of one batch are synced at a time: enough that the disk always has a next one to write.
+const SYNC_THREADS: usize = 4;
+
+/// One item of a batch on its way.
+struct Item {
+    verified: Verified,
+    source: Source,
+    /// What the name showed before; known once the new symlink is in place.
+    replaced: Option<Digest>,
+    error: Option<CacheError>,
+}
+
+impl Item {
+    fn digest(&self) -> Digest {
+        self.verified.digest()
+    }
+
+    fn run(&mut self, step: impl FnOnce(&mut Self) -> Result<(), CacheError>) {
+        if self.error.is_none() {
+            self.error = step(self).err();
+        }
+    }
+}
+
+fn fail_all(items: &mut [Item], error: &CacheError) {
+    for item in items {
+        item.error.get_or_insert_with(|| error.clone());
+    }
+}
+
+impl Cache {
+    /// Publishes each of `batch`; the results are in its order. What a result calls published survives a power cut
+    /// (S1). The object of a replaced version goes, unless another segment is that object too.
+    ///
+    /// After an error in the last steps the new version may be visible all the same; publish it again.
+    pub fn publish(&self, batch: Vec<(Verified, Source)>) -> Vec<Result<Published, CacheError>> {
+        let new = |(verified, source)| Item { verified, source, replaced: None, error: None };
+        let mut items: Vec<Item> = batch.into_iter().map(new).collect();
+        sync_contents(&mut items);
+        crash_point("admission.fsynced");
+
+        let mut ledger = self.changes();
+        self.place_objects(&mut items);
+        let mut unused = self.link(&mut items);
+        let linked = items.iter().any(|item| item.error.is_none());
+        let synced = if linked { self.sync_dir(&self.layout().segments()) } else { Ok(()) };
+        crash_point("admission.segments-dir-synced");
+        match synced {
+            Err(error) => fail_all(&mut items, &error),
+            Ok(()) => {
+                unused.extend(items.iter().map(Item::digest));
+                if let Err(error) = self.record(&mut ledger, &items, unused) {
+                    fail_all(&mut items, &error);
+                }
+                crash_point("admission.ledgered");
+            }
+        }
+        drop(ledger);
+        items.into_iter().map(finish).collect()
+    }
+
+    /// Moves each object to its place and syncs the directories that changed.
+    fn place_objects(&self, items: &mut [Item]) {
+        let mut changed: BTreeSet<PathBuf> = BTreeSet::new();
+        for item in &mut *items {
+            item.run(|item| {
+                let directory = self.layout().object_dir(&item.digest());
+                if self.place_object(item)? {
+                    changed.insert(directory);
+                }
+                Ok(())
+            });
+            crash_point("admission.renamed");
+        }
+        for directory in changed {
+            if let Err(error) = self.sync_dir(&directory) {
+                for item in &mut *items {
+                    if self.layout().object_dir(&item.digest()) == directory {
+                        item.error.get_or_insert_with(|| error.clone());
+                    }
+                }
+            }
+        }
+        crash_point("admission.object-dir-synced");
+    }
+
+    /// Moves the file to its place; `false` when the same object is there already, untouched since it was verified.
+    fn place_object(&self, item: &mut Item) -> Result<bool, CacheError> {
+        let digest = item.digest();
+        let path = self.layout().object(&digest);
+        let fail =
+            |error: io::Error| CacheError::io("place object", &path, disk::BLOCK_BYTES, error);
+        let known = self.state().objects.get(&digest).map(|object| object.row.fingerprint);
+        if let Some(known) = known {
+            if disk::fingerprint(&path).is_ok_and(|now| now == known) {
+                return Ok(false);
+            }
+            disk::clear_immutable(&path);
+        }
+        let directory = self.layout().object_dir(&digest);
+        match std::fs::create_dir(&directory) {
+            Ok(()) => self.sync_dir(&self.layout().objects())?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(fail(error)),
+        }
+        let part = &mut item.verified.0.part;
+        std::fs::rename(&part.path, &path).map_err(fail)?;
+        if self.0.settings.immutable_flag {
+            disk::set_immutable(&path);
+        }
+        // taken last, for rename and flag change the ctime
+        let fingerprint = disk::fingerprint(&path).map_err(fail)?;
+        let mut state = self.state();
+        state.put_object(digest, ObjectRow { fingerprint, verified_at_ms: disk::now_ms() });
+        part.release(&mut state);
+        Ok(true)
+    }
+
+    /// Points each name to its object; returns the digests of versions that were replaced.
+    fn link(&self, items: &mut [Item]) -> Vec<Digest> {
+        let mut unused = Vec::new();
+        for item in items {
+            item.run(|item| {
+                let (id, digest) = (item.verified.id(), item.digest());
+                self.point(id, &digest)?;
+                let old = self.state().put(id, SegmentRow::new(digest, &item.source));
+                if let Some(old) = old.filter(|old| old.digest != digest) {
+                    item.replaced = old.withdrawn_at_ms.is_none().then_some(old.digest);
+                    unused.push(old.digest);
+                }
+                Ok(())
+            });
+            crash_point("admission.linked");
+        }
+        unused
+    }
+
+    /// Makes the symlink of `id` name the object `digest`; the caller syncs `segments/`.
+    pub(super) fn point(&self, id: &SegmentId, digest: &Digest) -> Result<(), CacheError> {
+        let link = self.layout().link(id);
+        // in incoming/, so that a crash leaves nothing in segments/ and whoever watches it sees one event
+        let beside = self.layout().incoming().join(format!("{id}.{}.link", disk::random_name()));
+        let target = crate::layout::Layout::link_target(digest);
+        let fail = |error| CacheError::io("publish as", &link, disk::BLOCK_BYTES, error);
+        std::os::unix::fs::symlink(target, &beside).map_err(fail)?;
+        std::fs::rename(&beside, &link).map_err(|error| {
+            let _ = disk::remove_file(&beside);
+            fail(error)
+        })
+    }
+
+    /// Removes the objects of `unused` that nothing uses any more and writes all of it to the ledger.
+    fn record(
+        &self,
+        ledger: &mut Ledger,
+        items: &[Item],
+        unused: Vec<Digest>,
+    ) -> Result<(), CacheError> {
+        let mut changes = Vec::with_capacity(2 * items.len() + unused.len());
+        for item in items.iter().filter(|item| item.error.is_none()) {
+            if let Some(object) = self.state().objects.get(&item.digest()) {
+                changes.push(Change::Object(item.digest(), object.row));
+            }
+            let row = SegmentRow::new(item.digest(), &item.source);
+            changes.push(Change::Segment(item.verified.id().clone(), row));
+        }
+        for digest in unused {
+            if self.state().objects.get(&digest).is_some_and(|object| object.segments == 0) {
+                match self.remove_object(&digest) {
+                    Ok(()) => changes.push(Change::ForgetObject(digest)),
+                    // it is counted and the next start removes it
+                    Err(error) => tracing::warn!(%digest, %error, "unused object left in place"),
+                }
+            }
+        }
+        self.write_ledger(ledger, &changes)
+    }
+}
+
+/// Brings every file's bytes to the disk; with the store's mtime, from which a lost ledger is rebuilt.
+fn sync_contents(items: &mut [Item]) {
+    let sync = |item: &mut Item| {
+        item.run(|item| {
+            let staged = &item.verified.0;
+            let (expected_bytes, got_bytes) = (item.source.stamp.length, staged.length());
+            if expected_bytes != got_bytes {
+                let id = staged.id().clone();
+                return Err(CacheError::LengthDiffers { id, expected_bytes, got_bytes });
+            }
+            let mtime = UNIX_EPOCH + Duration::from_millis(item.source.stamp.mtime_ms);
+            let file = staged.file();
+            let synced = file.set_modified(mtime).and_then(|()| file.sync_all());
+            synced.map_err(|error| CacheError::io("sync", &staged.part.path, got_bytes, error))
+        });
+    };
+    let per_thread = items.len().div_ceil(SYNC_THREADS).max(1);
+    if items.len() == 1 {
+        return items.iter_mut().for_each(sync);
+    }
+    std::thread::scope(|scope| {
+        for chunk in items.chunks_mut(per_thread) {
+            scope.spawn(move || chunk.iter_mut().for_each(sync));
+        }
+    });
+}
+
+fn finish(item: Item) -> Result<Published, CacheError> {
+    if let Some(error) = item.error {
+        return Err(error);
+    }
+    ::metrics::counter!(metrics::CACHE_PUBLISHED).increment(1);
+    let version = SegmentRow::new(item.digest(), &item.source).version();
+    Ok(Published { id: item.verified.id().clone(), version, replaced: item.replaced })
+}
