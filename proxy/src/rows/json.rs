@@ -149,10 +149,14 @@ mod tests {
         #[test]
         fn numbers_read_back_exactly(integer: i64, real: f64) {
             prop_assert_eq!(written(ValueRef::Integer(integer)), serde_json::json!(integer));
-            let back = written(ValueRef::Real(real));
+            let mut out = Vec::new();
+            write_value(&mut out, ValueRef::Real(real));
+            let text = String::from_utf8(out).unwrap();
+            // serde_json reads numbers quickly rather than exactly, so the text is read by std
+            prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
             match real.is_finite() {
-                true => prop_assert_eq!(back.as_f64().unwrap().to_bits(), real.to_bits()),
-                false => prop_assert!(back.is_null()),
+                true => prop_assert_eq!(text.parse::<f64>().unwrap().to_bits(), real.to_bits()),
+                false => prop_assert_eq!(text, "null"),
             }
         }
 
