@@ -22,8 +22,8 @@ pub mod settings;
 
 pub use problem::{Origin, Problem, Problems};
 use settings::{
-    CacheSettings, LocalSettings, MountSettings, NodeSettings, ReaderSettings, RegistrySettings,
-    ScrubSettings, StoreSettings,
+    CacheSettings, LocalSettings, ManagerSettings, MountSettings, NodeSettings, ReaderSettings,
+    RegistrySettings, ScrubSettings, StoreSettings,
 };
 
 /// The complete settings file with every default.
@@ -50,6 +50,8 @@ pub struct Config {
     pub scrub: ScrubSettings,
     /// The reader.
     pub read: ReaderSettings,
+    /// The synchronizer's HTTP side.
+    pub manager: ManagerSettings,
     /// What the processes agree on.
     pub registry: RegistrySettings,
     /// The log.

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use fsd::layout::Layout;
 use fsd::view::{MountState, MountView};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -157,7 +158,9 @@ fn check_ports(config: &Config) -> anyhow::Result<()> {
 /// store that is away, and an empty one in its place would look like segments that were deleted.
 fn create_places(config: &Config) -> anyhow::Result<()> {
     let first = !config.cache.dir.try_exists().context("look at the cache")?;
-    let mut places = vec![config.cache.dir.as_path()];
+    // the mount process watches this directory from its start on
+    let segments = Layout::new(&config.cache.dir).segments();
+    let mut places = vec![segments.as_path()];
     if MountView::new(&config.mount.mountpoint).state() == MountState::Absent {
         places.push(&config.mount.mountpoint);
     }

@@ -5,7 +5,11 @@
 
 use std::path::Path;
 
-use fsd::segment::SegmentId;
+use fsd::daemon;
+use fsd::filesystem::xattrs::Facts;
+use fsd::layout::Layout;
+use fsd::ledger::LedgerReader;
+use fsd::segment::{Digest, SegmentId};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -19,10 +23,25 @@ pub struct Published {
     pub bytes: u64,
 }
 
-/// Owns the mount until SIGTERM or SIGINT; blocking.
-pub fn fsd(_config: &Config) -> anyhow::Result<()> {
-    // AFTER THE MERGE: fsd::daemon::run(&config.mount, &Layout::new(&config.cache.dir), shutdown)
-    anyhow::bail!("the mount is not in this build")
+/// Owns the mount until SIGTERM or SIGINT, or until a newer process took it over; blocking.
+pub fn fsd(config: &Config) -> anyhow::Result<()> {
+    let layout = Layout::new(&config.cache.dir);
+    let ledger = LedgerReader::open(&layout);
+    let facts = move |id: &SegmentId, digest: &Digest| match ledger.facts(id, digest) {
+        Ok(facts) => facts.map(|facts| Facts {
+            stamp: facts.stamp,
+            source: facts.source,
+            verified_at_ms: facts.verified_at_ms,
+        }),
+        Err(error) => {
+            // only the attributes that come from the ledger are missing then
+            tracing::debug!(segment = %id, %error, "no facts from the ledger");
+            None
+        }
+    };
+    let ready = || tracing::info!(mountpoint = %config.mount.mountpoint.display(), "mounted");
+    daemon::run(&config.mount, &layout, Box::new(facts), daemon::Shutdown::default(), ready)?;
+    Ok(())
 }
 
 /// Runs the local synchronizer and its HTTP side until `shutdown`.

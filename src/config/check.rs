@@ -65,6 +65,12 @@ fn listen(config: &Config, found: &mut Checks) {
             )),
         }
     }
+    if let Ok(manager) = config.node.manager_listen.parse::<SocketAddr>()
+        && !manager.ip().is_loopback()
+        && !config.manager.insecure_open
+    {
+        found.add("node.manager_listen", proxy::manager::OpenBind(manager).to_string());
+    }
     if let [read, manager] = parsed.as_slice()
         && read == manager
         && read.port() != 0
@@ -125,19 +131,19 @@ fn numbers(config: &Config, found: &mut Checks) {
     if config.cache.quota_bytes == Some(0) {
         found.add("cache.quota_bytes", "0 bytes hold nothing; leave it out for 80 % of the volume");
     }
-    found.within("mount.threads", config.mount.threads, 1, 64);
+    found.within("mount.threads", config.mount.threads, 1, fsd::mount::THREADS_MAX);
     found.at_least("sync.period_s", config.sync.period_s, 1);
     found.within("sync.pulls", config.sync.pulls, 1, PULLS_MAX);
     found.within("sync.max_removed_ratio", config.sync.max_removed_ratio, 0.0, 1.0);
     found.at_least("scrub.period_s", config.scrub.period_s, 1);
-    if !(config.scrub.disk_share > 0.0 && config.scrub.disk_share <= 1.0) {
+    if !(config.scrub.disk_share > 0.0 && config.scrub.disk_share <= 0.5) {
         let share = config.scrub.disk_share;
         found.add(
             "scrub.disk_share",
-            format!("{share} is out of range; allowed is above 0, at most 1"),
+            format!("{share} is out of range; allowed is above 0, at most 0.5"),
         );
     }
     found.within("read.concurrency", config.read.concurrency, 1, QUERIES_MAX);
-    found.at_least("read.time_limit_ms", config.read.time_limit_ms, 1);
-    found.at_least("read.open_segments_max", config.read.open_segments_max as u64, 1);
+    found.at_least("read.query_ms", config.read.query_ms, 1);
+    found.at_least("read.open_connections_max", config.read.open_connections_max as u64, 1);
 }

@@ -57,76 +57,22 @@ impl Default for RegistrySettings {
     }
 }
 
+pub use fsd::cache::CacheSettings;
+pub use fsd::mount::MountSettings;
+pub use fsd::scrub::ScrubSettings;
 pub use mirrors::*;
+pub use proxy::manager::ManagerSettings;
+pub use proxy::reader::ReaderSettings;
 
-/// REPLACE AT THE MERGE: the structs of the subsystems, under the names they have there.
+/// REPLACE AT THE MERGE by `sync::local::LocalSettings`.
 mod mirrors {
-    #![allow(missing_docs, reason = "these go when the subsystems' own structs are there")]
+    #![allow(missing_docs, reason = "this goes when the synchronizer's own struct is there")]
 
     use std::collections::HashSet;
 
     use fsd::segment::SegmentId;
 
-    use super::{Deserialize, PathBuf, Serialize};
-
-    #[derive(Debug, Clone, Serialize, Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    pub struct CacheSettings {
-        pub dir: PathBuf,
-        pub quota_bytes: Option<u64>,
-        pub immutable_flag: bool,
-        pub quarantine_bytes_max: u64,
-        pub quarantine_files_max: usize,
-    }
-
-    impl Default for CacheSettings {
-        fn default() -> Self {
-            Self {
-                dir: PathBuf::new(),
-                quota_bytes: None,
-                immutable_flag: false,
-                quarantine_bytes_max: 1 << 30,
-                quarantine_files_max: 1000,
-            }
-        }
-    }
-
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-    #[serde(rename_all = "lowercase")]
-    pub enum Feature {
-        Auto,
-        Off,
-    }
-
-    #[derive(Debug, Clone, Serialize, Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    pub struct MountSettings {
-        pub mountpoint: PathBuf,
-        pub passthrough: Feature,
-        pub beneath: Feature,
-        pub negative_ttl_s: u64,
-        pub entry_ttl_s: u64,
-        pub threads: usize,
-        pub fuse_device: PathBuf,
-        pub mountpoint_immutable: bool,
-        pub invalidation: Feature,
-    }
-
-    impl Default for MountSettings {
-        fn default() -> Self {
-            Self {
-                mountpoint: "/var/lib/trough/mount".into(),
-                passthrough: Feature::Auto,
-                beneath: Feature::Auto,
-                negative_ttl_s: 3600,
-                entry_ttl_s: 3600,
-                threads: 4,
-                fuse_device: "/dev/fuse".into(),
-                mountpoint_immutable: true,
-                invalidation: Feature::Auto,
-            }
-        }
-    }
+    use super::{Deserialize, Serialize};
 
     #[derive(Debug, Clone, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
@@ -158,43 +104,6 @@ mod mirrors {
                 refused_first_ms: 30_000,
                 refused_longest_ms: 60 * 60 * 1_000,
                 pinned: HashSet::new(),
-            }
-        }
-    }
-
-    #[derive(Debug, Clone, Serialize, Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    pub struct ScrubSettings {
-        pub period_s: u64,
-        pub disk_share: f64,
-    }
-
-    impl Default for ScrubSettings {
-        fn default() -> Self {
-            Self { period_s: 2_592_000, disk_share: 0.1 }
-        }
-    }
-
-    #[derive(Debug, Clone, Serialize, Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    pub struct ReaderSettings {
-        pub concurrency: usize,
-        pub time_limit_ms: u64,
-        pub body_bytes_max: usize,
-        pub answer_bytes_max: u64,
-        pub open_segments_max: usize,
-        pub mount_wait_ms: u64,
-    }
-
-    impl Default for ReaderSettings {
-        fn default() -> Self {
-            Self {
-                concurrency: 32,
-                time_limit_ms: 60_000,
-                body_bytes_max: 1 << 20,
-                answer_bytes_max: 1 << 32,
-                open_segments_max: 256,
-                mount_wait_ms: 2_000,
             }
         }
     }

@@ -44,6 +44,7 @@ fn coded() -> Config {
         sync: LocalSettings::default(),
         scrub: ScrubSettings::default(),
         read: ReaderSettings::default(),
+        manager: ManagerSettings::default(),
         registry: RegistrySettings::default(),
         log: LogSettings::default(),
     };
