@@ -1,6 +1,11 @@
 //! The deep store, the registry, and the synchronizer that keeps the cache what it should be.
 
+pub mod clock;
+pub mod local;
+pub mod metrics;
 pub mod pool;
+pub mod pull;
 pub mod quota;
 pub mod registry;
+pub mod seal;
 pub mod store;

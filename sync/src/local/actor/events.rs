@@ -1,0 +1,200 @@
+//! What the actor makes of a job's answer.
+
+use std::time::Duration;
+
+use fsd::cache::{CacheError, Holding};
+use fsd::segment::{SegmentId, Stamp};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Actor;
+use crate::local::jobs::Event;
+use crate::local::state::Removal;
+use crate::metrics;
+use crate::pool::guard;
+use crate::pool::{PoolEntry, PoolListing};
+use crate::pull::{PullError, Pulled};
+use crate::registry::{PoolChange, RegistryError};
+
+/// Between two looks at the mount, when nothing waits to be seen.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Between two looks while something waits to be seen.
+const LOOK_PERIOD_UNSEEN: Duration = Duration::from_millis(100);
+
+/// So many pulls in a row that fail, of whichever segment, and the deep store counts as away.
+const FAILURES_BEFORE_PAUSE: u32 = 4;
+
+impl Actor {
+    pub(super) fn take_event(&mut self, event: Event) {
+        match event {
+            Event::Listed { listing, took } => self.listed(listing, took),
+            Event::Pulled { id, entry, result } => self.pulled(id, entry, result),
+            Event::Published { results } => {
+                self.publishing = false;
+                for (id, stamp, result) in results {
+                    self.published(&id, stamp, result);
+                }
+                if self.state.is_short_of_space() {
+                    self.state.assign(&*self.assignment);
+                }
+            }
+            Event::Republished { id, stamp, result } => {
+                self.pulls -= 1;
+                self.published(&id, stamp, result);
+            }
+            Event::Looked { seen, live, figures } => {
+                self.looking = None;
+                self.status.mount.live = live;
+                self.status.mount.figures = figures;
+                for (id, digest) in seen {
+                    self.state.seen(&id, digest);
+                }
+                let (_, unseen, _) = self.state.work();
+                let period = if unseen > 0 { LOOK_PERIOD_UNSEEN } else { LOOK_PERIOD };
+                self.next_look = Instant::now() + period;
+            }
+            Event::Told { change, result } => self.told(change, result),
+            Event::Removed { results } => {
+                self.removing = false;
+                for (removal, left, result) in results {
+                    self.removed(&removal, left, result);
+                }
+                // what left made room, and what came back meanwhile may be pulled again
+                self.state.assign(&*self.assignment);
+            }
+        }
+    }
+
+    fn listed(&mut self, listing: PoolListing, took: Duration) {
+        self.listing = false;
+        self.listings_done = self.listings_begun;
+        let report = listing.report.clone();
+        let complete = report.complete();
+        if !complete {
+            let first = report.unseen_examples.first().map_or("", String::as_str);
+            warn!(unseen = report.unseen, first, "the listing of the deep store is incomplete");
+        }
+        let ratio = self.settings.max_removed_ratio;
+        let delta = guard::compare(self.state.pool(), &listing, ratio, self.accept_removals);
+        if complete {
+            self.accept_removals = false;
+        }
+        if self.held_back != delta.held_back
+            && complete
+            && let Some(held_back) = &delta.held_back
+        {
+            warn!(missing = held_back.missing, of = held_back.of, "{}", held_back.reason);
+        }
+        self.held_back = delta.held_back.clone();
+        let (changed, removed) = (delta.changed.len(), delta.removed.len());
+        if changed + removed > 0 {
+            let segments = listing.pool.len();
+            info!(segments, changed, removed, "the deep store changed");
+        }
+        self.state.take_listing(delta, listing, &*self.assignment);
+        let now_ms = self.outside.clock.now_ms();
+        let store = &mut self.status.store;
+        store.reachable = Some(complete);
+        store.listing_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        store.listing = report;
+        if complete {
+            store.complete_listing_at_ms = Some(now_ms);
+            self.complete_at_ms = Some(now_ms);
+        }
+        metrics::listed(complete, took);
+    }
+
+    fn pulled(&mut self, id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError>) {
+        self.pulls -= 1;
+        let now = Instant::now();
+        let error = match result {
+            Ok(pulled) => {
+                self.failures_in_a_row = 0;
+                self.pause.succeeded();
+                self.ready.push((id, pulled));
+                return;
+            }
+            Err(error) => error,
+        };
+        metrics::pull_failed(&error);
+        match &error {
+            PullError::Refused { stamp, .. } | PullError::SideFile { stamp, .. } => {
+                self.status.work.refused_total += 1;
+                warn!(segment = %id, "{error}");
+                self.state.failed(&id, *stamp, true, error.to_string(), now);
+            }
+            PullError::Store(_) => {
+                warn!(segment = %id, "{error}");
+                self.state.failed(&id, entry.stamp, false, error.to_string(), now);
+                self.failures_in_a_row += 1;
+                if self.failures_in_a_row >= FAILURES_BEFORE_PAUSE {
+                    self.paused_until = Some((now + self.pause.failed(), error.to_string()));
+                }
+            }
+            PullError::Gone(_) => {
+                self.state.failed(&id, entry.stamp, false, error.to_string(), now);
+                self.next_listing = self.next_listing.min(now + self.pause.failed());
+            }
+            PullError::Changing { .. } | PullError::Cache(_) => {
+                warn!(segment = %id, "{error}");
+                self.state.failed(&id, entry.stamp, false, error.to_string(), now);
+            }
+        }
+    }
+
+    fn published(
+        &mut self,
+        id: &SegmentId,
+        stamp: Stamp,
+        result: Result<Option<Holding>, CacheError>,
+    ) {
+        let now = Instant::now();
+        match result {
+            Ok(Some(holding)) => {
+                self.status.work.published_total += 1;
+                self.status.work.published_bytes_total += holding.version.stamp.length;
+                metrics::published(holding.version.stamp.length);
+                self.state.published(holding);
+                self.next_look = now;
+            }
+            // it could not come back without a pull
+            Ok(None) => self.state.not_back(id.clone()),
+            Err(error) => {
+                warn!(segment = %id, "{error}");
+                self.state.failed(id, stamp, false, error.to_string(), now);
+            }
+        }
+    }
+
+    fn told(&mut self, change: PoolChange, result: Result<(), RegistryError>) {
+        self.telling = false;
+        let now = Instant::now();
+        let told = change.upsert.iter().map(|row| &row.id).chain(&change.remove);
+        match result {
+            Ok(()) => {
+                self.tell.succeeded();
+                self.state.told(told, now);
+            }
+            Err(error) => {
+                warn!("{error}");
+                self.next_tell = now + self.tell.failed();
+                self.state.tell_failed(told.cloned());
+                self.complete_at_ms = self.complete_at_ms.or(change.complete_at_ms);
+            }
+        }
+    }
+
+    fn removed(
+        &mut self,
+        removal: &Removal,
+        left: Option<Holding>,
+        result: Result<(), CacheError>,
+    ) {
+        let (Removal::Unpublish(id) | Removal::Remove(id)) = removal;
+        if let Err(error) = result {
+            warn!(segment = %id, "{error}");
+        }
+        self.state.removal_ended(id, left);
+    }
+}

@@ -1,0 +1,146 @@
+//! The work of the local synchronizer that takes time: each job runs beside the others and comes back as an
+//! [`Event`].
+//!
+//! Invariant: a job changes the cache or the registry, never the [`super::state::State`].
+
+use std::time::{Duration, Instant};
+
+use fsd::cache::{CacheError, Holding};
+use fsd::segment::{Digest, SegmentId, Stamp};
+use fsd::view::{MountState, MountView};
+use tokio::task::spawn_blocking;
+
+use super::Outside;
+use super::state::Removal;
+use crate::pool::{self, PoolEntry, PoolListing};
+use crate::pull::{self, PullError, Pulled};
+use crate::registry::{PoolChange, RegistryError};
+
+/// How long one look at the mount waits for published segments to show; then it looks again.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The first pause while waiting for the mount; it doubles.
+const LOOK_PAUSE: Duration = Duration::from_micros(500);
+
+/// What a job came to.
+pub(super) enum Event {
+    Listed { listing: PoolListing, took: Duration },
+    Pulled { id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError> },
+    Published { results: Vec<(SegmentId, Stamp, Result<Option<Holding>, CacheError>)> },
+    Republished { id: SegmentId, stamp: Stamp, result: Result<Option<Holding>, CacheError> },
+    Looked { seen: Vec<(SegmentId, Digest)>, live: bool, figures: Option<serde_json::Value> },
+    Told { change: PoolChange, result: Result<(), RegistryError> },
+    Removed { results: Vec<(Removal, Option<Holding>, Result<(), CacheError>)> },
+}
+
+/// Lists the deep store.
+pub(super) async fn list(outside: Outside) -> Event {
+    let begun = Instant::now();
+    let listing = pool::list(&*outside.store).await;
+    Event::Listed { listing, took: begun.elapsed() }
+}
+
+/// Pulls one segment.
+pub(super) async fn pull(outside: Outside, id: SegmentId, entry: PoolEntry) -> Event {
+    let result = pull::pull(&*outside.store, &outside.cache, &id, &entry).await;
+    Event::Pulled { id, entry, result }
+}
+
+/// Publishes a batch.
+pub(super) async fn publish(outside: Outside, batch: Vec<(SegmentId, Pulled)>) -> Event {
+    let keys: Vec<_> = batch.iter().map(|(id, p)| (id.clone(), p.source.stamp)).collect();
+    let cache = outside.cache.clone();
+    let job = spawn_blocking(move || {
+        let batch = batch.into_iter().map(|(_, pulled)| (pulled.verified, pulled.source));
+        let results = cache.publish(batch.collect());
+        let holding = |published: fsd::cache::Published| cache.holding(&published.id);
+        let results = results.into_iter().map(|result| result.and_then(holding));
+        keys.into_iter().zip(results).map(|((id, stamp), result)| (id, stamp, result)).collect()
+    });
+    Event::Published { results: job.await.unwrap_or_default() }
+}
+
+/// Publishes a withdrawn segment again, without a pull.
+pub(super) async fn republish(outside: Outside, id: SegmentId, entry: PoolEntry) -> Event {
+    let (cache, key, stamp) = (outside.cache.clone(), id.clone(), entry.stamp);
+    let job = spawn_blocking(move || {
+        let source = fsd::cache::Source { path: entry.path.to_string(), stamp, sealed: false };
+        match cache.republish(&key, &source)? {
+            Some(_) => cache.holding(&key),
+            None => Ok(None),
+        }
+    });
+    Event::Republished { id, stamp, result: job.await.unwrap_or(Ok(None)) }
+}
+
+/// Looks whether the mount is there and shows what was published. One thread at a time, which a hung fsd
+/// can hold: the actor counts the mount as down when this does not come back.
+pub(super) async fn look(outside: Outside, unseen: Vec<(SegmentId, Digest)>) -> Event {
+    let view = outside.view.clone();
+    let job = spawn_blocking(move || {
+        let seen = look_until(&view, unseen, Instant::now() + LOOK);
+        let live = view.state() == MountState::Live;
+        let figures = live.then(|| figures(&view)).flatten();
+        (seen, live, figures)
+    });
+    let (seen, live, figures) = job.await.unwrap_or_default();
+    Event::Looked { seen, live, figures }
+}
+
+fn look_until(
+    view: &MountView,
+    mut unseen: Vec<(SegmentId, Digest)>,
+    end: Instant,
+) -> Vec<(SegmentId, Digest)> {
+    let mut seen = Vec::new();
+    let mut pause = LOOK_PAUSE;
+    while !unseen.is_empty() && view.state() == MountState::Live {
+        unseen.retain(|(id, digest)| {
+            let shown = shows(view, id, *digest);
+            if shown {
+                seen.push((id.clone(), *digest));
+            }
+            !shown
+        });
+        if unseen.is_empty() || Instant::now() >= end {
+            break;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LOOK / 10);
+    }
+    seen
+}
+
+/// The open asks fsd itself and freshens a cached `stat`; the `stat` after it is what readers will get.
+fn shows(view: &MountView, id: &SegmentId, digest: Digest) -> bool {
+    matches!(view.digest(id), Ok(Some(shown)) if shown == digest)
+        && matches!(view.stat(id), Ok(Some(_)))
+}
+
+fn figures(view: &MountView) -> Option<serde_json::Value> {
+    let text = std::fs::read(view.root().join(".trough/status.json")).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Tells the registry.
+pub(super) async fn tell(outside: Outside, change: PoolChange) -> Event {
+    let result = outside.registry.change_pool(change.clone()).await;
+    Event::Told { change, result }
+}
+
+/// Takes segments out of the cache.
+pub(super) async fn remove(outside: Outside, removals: Vec<Removal>) -> Event {
+    let cache = outside.cache.clone();
+    let job = spawn_blocking(move || {
+        let one = |removal: Removal| {
+            let (id, result) = match &removal {
+                Removal::Unpublish(id) => (id, cache.unpublish(id)),
+                Removal::Remove(id) => (id, cache.remove(id)),
+            };
+            let left = cache.holding(id).ok().flatten();
+            (removal, left, result.map(drop))
+        };
+        removals.into_iter().map(one).collect()
+    });
+    Event::Removed { results: job.await.unwrap_or_default() }
+}

@@ -1,0 +1,83 @@
+//! The names of what this crate counts, with unit and meaning; recorded here so that a name stands once.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+use crate::local::status::LocalStatus;
+use crate::pull::PullError;
+
+/// Listings of the deep store, by whether they saw everything.
+pub const LISTINGS_TOTAL: &str = "trough_sync_listings_total";
+/// How long listings took, in seconds.
+pub const LISTING_SECONDS: &str = "trough_sync_listing_seconds";
+/// Segments published into the cache.
+pub const PUBLISHED_TOTAL: &str = "trough_sync_published_total";
+/// Bytes of them.
+pub const PUBLISHED_BYTES_TOTAL: &str = "trough_sync_published_bytes_total";
+/// Pulls that came to nothing, by reason.
+pub const PULL_FAILURES_TOTAL: &str = "trough_sync_pull_failures_total";
+/// Segments of the pool, by state.
+pub const SEGMENTS: &str = "trough_sync_segments";
+/// Bytes in the cache, by kind.
+pub const CACHE_BYTES: &str = "trough_sync_cache_bytes";
+/// When the newest complete listing ended, seconds since 1970: the age of this node's view (S9).
+pub const COMPLETE_LISTING_TIME: &str = "trough_sync_complete_listing_timestamp_seconds";
+/// 1 while a live mount shows the cache (S5, S6).
+pub const MOUNT_LIVE: &str = "trough_sync_mount_live";
+/// Objects whose bytes were found damaged after admission (S2).
+pub const DAMAGED_TOTAL: &str = "trough_sync_damaged_total";
+
+pub(crate) fn listed(complete: bool, took: Duration) {
+    let complete = if complete { "yes" } else { "no" };
+    counter!(LISTINGS_TOTAL, "complete" => complete).increment(1);
+    histogram!(LISTING_SECONDS).record(took.as_secs_f64());
+}
+
+pub(crate) fn published(bytes: u64) {
+    counter!(PUBLISHED_TOTAL).increment(1);
+    counter!(PUBLISHED_BYTES_TOTAL).increment(bytes);
+}
+
+pub(crate) fn pull_failed(error: &PullError) {
+    let reason = match error {
+        PullError::Store(_) => "store",
+        PullError::Gone(_) => "gone",
+        PullError::Changing { .. } => "changing",
+        PullError::Refused { .. } | PullError::SideFile { .. } => "refused",
+        PullError::Cache(_) => "cache",
+    };
+    counter!(PULL_FAILURES_TOTAL, "reason" => reason).increment(1);
+}
+
+/// A count as a gauge takes it.
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+pub(crate) fn gauges(status: &LocalStatus) {
+    let segments = status.segments;
+    for (state, count) in [
+        ("held", segments.held),
+        ("pending", segments.pending),
+        ("refused", segments.refused),
+        ("no_place", segments.no_place),
+        ("withdrawn", segments.withdrawn),
+    ] {
+        gauge!(SEGMENTS, "state" => state).set(float(count));
+    }
+    let cache = status.cache;
+    for (kind, bytes) in [
+        ("quota", cache.quota_bytes),
+        ("objects", cache.objects_bytes),
+        ("incoming", cache.incoming_bytes),
+        ("quarantine", cache.quarantine_bytes),
+    ] {
+        gauge!(CACHE_BYTES, "kind" => kind).set(float(bytes));
+    }
+    if let Some(at_ms) = status.store.complete_listing_at_ms {
+        gauge!(COMPLETE_LISTING_TIME).set(float(at_ms) / 1_000.0);
+    }
+    gauge!(MOUNT_LIVE).set(if status.mount.live { 1.0 } else { 0.0 });
+    counter!(DAMAGED_TOTAL).absolute(status.work.damaged_total);
+}

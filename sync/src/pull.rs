@@ -1,0 +1,263 @@
+//! One pull: a segment file from the deep store into the cache's staging area, verified.
+//!
+//! Invariants (S1, S2): the file did not change while it was read (stat before and after agree), and what
+//! comes out is [`Verified`]: the only thing the cache publishes. A pull that fails leaves nothing behind.
+//!
+//! Left out: publishing, retries and which segments to pull ([`crate::local`]).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fsd::cache::{Cache, CacheError, Refusal, Source, Staged, Staging, Verified};
+use fsd::segment::{Digest, SegmentId, Stamp};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::pool::PoolEntry;
+use crate::seal::{self, Seal};
+use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
+
+/// Pieces on their way from the network to the disk: some MiB, so that neither waits for the other.
+const CHUNKS_IN_FLIGHT: usize = 32;
+
+/// How often a file that changes while it is read is begun again before the pull gives up.
+const RESTARTS_MAX: u32 = 3;
+
+/// A pause before a changing file is read again, so that whoever writes it can finish.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+
+/// A segment that may be published, and the version it is.
+#[derive(Debug)]
+pub struct Pulled {
+    /// The verified bytes.
+    pub verified: Verified,
+    /// Where they came from.
+    pub source: Source,
+}
+
+/// Why a pull came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The deep store did not give the bytes; another try may.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file was gone.
+    #[error("{path} is no longer in the deep store", path = .0)]
+    Gone(StorePath),
+    /// It changed under every try.
+    #[error(
+        "{path} changed while it was read, {RESTARTS_MAX} times; publish with `trough put`, which never shows a file half"
+    )]
+    Changing {
+        /// Which file.
+        path: StorePath,
+    },
+    /// This version is not a segment, or not what its seal says. It is in quarantine.
+    #[error("{path} is refused: {refusal}")]
+    Refused {
+        /// Which file.
+        path: StorePath,
+        /// Which version.
+        stamp: Stamp,
+        /// Which step of the admission, and the remedy.
+        refusal: Refusal,
+    },
+    /// It has a side file, so it is not the whole database.
+    #[error(
+        "{path} is refused: {side} lies beside it and holds what the file lacks; publish it with `trough put`, or checkpoint it and remove the side file"
+    )]
+    SideFile {
+        /// Which file.
+        path: StorePath,
+        /// Which version.
+        stamp: Stamp,
+        /// What lies beside it.
+        side: StorePath,
+    },
+    /// The cache could not take it: the disk, or the quota.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+}
+
+impl PullError {
+    /// Whether a file that changed while it was read looks like this.
+    fn may_be_a_change(&self) -> bool {
+        match self {
+            Self::Store(error) => {
+                matches!(error.kind, StoreErrorKind::Corrupt | StoreErrorKind::NotFound)
+            }
+            Self::Cache(error) => matches!(error, CacheError::LengthDiffers { .. }),
+            Self::Gone(_)
+            | Self::Changing { .. }
+            | Self::Refused { .. }
+            | Self::SideFile { .. } => false,
+        }
+    }
+}
+
+/// Pulls `id` from `entry.path` and verifies it. The version pulled is the one that lies there now.
+pub async fn pull(
+    store: &dyn Store,
+    cache: &Cache,
+    id: &SegmentId,
+    entry: &PoolEntry,
+) -> Result<Pulled, PullError> {
+    let path = &entry.path;
+    for _ in 0..RESTARTS_MAX {
+        let before = store.stat(path).await?.ok_or_else(|| PullError::Gone(path.clone()))?;
+        let sealed = read_seal(store, id, path, before).await?;
+        if sealed.is_none() {
+            refuse_side_files(store, path, before).await?;
+        }
+        let staged = match stage(store, cache, id, path, before).await {
+            Ok(staged) => Some(staged),
+            // the file became another length in the middle: the same as a stamp that changed
+            Err(error) if error.may_be_a_change() && store.stat(path).await? != Some(before) => {
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let after = store.stat(path).await?;
+        if let (Some(staged), Some(after)) = (staged, after)
+            && after == before
+        {
+            return verify(cache, staged, path, before, sealed).await;
+        }
+        tokio::time::sleep(RESTART_PAUSE).await;
+    }
+    Err(PullError::Changing { path: path.clone() })
+}
+
+/// The digest that the file's seal vouches for; `None` when there is no seal, or none that speaks of this
+/// version. Then the database itself is checked instead.
+async fn read_seal(
+    store: &dyn Store,
+    id: &SegmentId,
+    path: &StorePath,
+    stamp: Stamp,
+) -> Result<Option<Digest>, PullError> {
+    let Ok(seal_path) = Seal::path(path) else { return Ok(None) };
+    let mut chunks = match store.read(&seal_path).await {
+        Ok(chunks) => chunks,
+        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        bytes.extend_from_slice(&chunk?);
+        if bytes.len() > seal::BYTES_MAX {
+            break;
+        }
+    }
+    match Seal::parse(&bytes) {
+        Ok(seal) if seal.applies_to(id, &stamp) => Ok(Some(seal.blake3)),
+        Ok(_) => Ok(None),
+        Err(error) => {
+            warn!(segment = %id, path = %seal_path, "{error}; the segment counts as unsealed");
+            Ok(None)
+        }
+    }
+}
+
+/// The listing looks for side files as well; this is for one that came since.
+async fn refuse_side_files(
+    store: &dyn Store,
+    path: &StorePath,
+    stamp: Stamp,
+) -> Result<(), PullError> {
+    for suffix in ["-wal", "-journal"] {
+        let Ok(side) = StorePath::new(&format!("{path}{suffix}")) else { continue };
+        if store.stat(&side).await?.is_some() {
+            return Err(PullError::SideFile { path: path.clone(), stamp, side: side.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Streams the file into the staging area. The disk and the hash run on a thread of their own.
+async fn stage(
+    store: &dyn Store,
+    cache: &Cache,
+    id: &SegmentId,
+    path: &StorePath,
+    stamp: Stamp,
+) -> Result<Staged, PullError> {
+    let mut chunks = store.read(path).await?;
+    let (send, receive) = mpsc::channel(CHUNKS_IN_FLIGHT);
+    let (cache, id) = (cache.clone(), id.clone());
+    let writing =
+        tokio::task::spawn_blocking(move || write_all(cache.stage(&id, stamp.length)?, receive));
+    let mut failed = None;
+    while let Some(chunk) = chunks.next().await {
+        match chunk {
+            Ok(chunk) => {
+                // the writer ends early only with an error of its own, which it returns below
+                if send.send(Some(chunk)).await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    if failed.is_none() {
+        let _ = send.send(None).await;
+    }
+    drop(send);
+    let written = writing.await.map_err(join_error)?;
+    match (failed, written) {
+        (Some(error), _) => Err(error.into()),
+        (None, Ok(Some(staged))) => Ok(staged),
+        (None, Ok(None)) => Err(join_error("the writer ended early").into()),
+        (None, Err(error)) => Err(error.into()),
+    }
+}
+
+/// Writes until the end mark; without one (the pull was given up) nothing stays.
+fn write_all(
+    mut staging: Staging,
+    mut receive: mpsc::Receiver<Option<Bytes>>,
+) -> Result<Option<Staged>, CacheError> {
+    while let Some(chunk) = receive.blocking_recv() {
+        match chunk {
+            Some(chunk) => staging.write(&chunk)?,
+            None => return staging.finish().map(Some),
+        }
+    }
+    Ok(None)
+}
+
+async fn verify(
+    cache: &Cache,
+    staged: Staged,
+    path: &StorePath,
+    stamp: Stamp,
+    sealed: Option<Digest>,
+) -> Result<Pulled, PullError> {
+    let source = Source { path: path.to_string(), stamp, sealed: sealed.is_some() };
+    let cache = cache.clone();
+    let verifying = tokio::task::spawn_blocking(move || match staged.verify(sealed) {
+        Ok(verified) => Ok(Ok(Pulled { verified, source })),
+        Err(rejected) => {
+            let refusal = rejected.refusal.clone();
+            cache.quarantine_staged(rejected, &source)?;
+            Ok(Err(refusal))
+        }
+    });
+    let outcome: Result<Result<Pulled, Refusal>, CacheError> =
+        verifying.await.map_err(join_error)?;
+    outcome?.map_err(|refusal| PullError::Refused { path: path.clone(), stamp, refusal })
+}
+
+/// A blocking task that did not come back: it panicked, and the process is about to abort.
+fn join_error(error: impl ToString) -> StoreError {
+    StoreError {
+        kind: StoreErrorKind::Unavailable,
+        attempted: "stage",
+        target: "the cache".to_owned(),
+        reason: error.to_string(),
+    }
+}
