@@ -60,51 +60,6 @@ impl Default for RegistrySettings {
 pub use fsd::cache::CacheSettings;
 pub use fsd::mount::MountSettings;
 pub use fsd::scrub::ScrubSettings;
-pub use mirrors::*;
 pub use proxy::manager::ManagerSettings;
 pub use proxy::reader::ReaderSettings;
-
-/// REPLACE AT THE MERGE by `sync::local::LocalSettings`.
-mod mirrors {
-    #![allow(missing_docs, reason = "this goes when the synchronizer's own struct is there")]
-
-    use std::collections::HashSet;
-
-    use fsd::segment::SegmentId;
-
-    use super::{Deserialize, Serialize};
-
-    #[derive(Debug, Clone, Serialize, Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    pub struct LocalSettings {
-        pub period_s: u64,
-        pub pulls: usize,
-        pub publish_batch_max: usize,
-        pub max_removed_ratio: f64,
-        pub drain_ms: u64,
-        pub withdraw_grace_s: u64,
-        pub retry_first_ms: u64,
-        pub retry_longest_ms: u64,
-        pub refused_first_ms: u64,
-        pub refused_longest_ms: u64,
-        pub pinned: HashSet<SegmentId>,
-    }
-
-    impl Default for LocalSettings {
-        fn default() -> Self {
-            Self {
-                period_s: 30,
-                pulls: 4,
-                publish_batch_max: 64,
-                max_removed_ratio: 0.1,
-                drain_ms: 2_000,
-                withdraw_grace_s: 24 * 60 * 60,
-                retry_first_ms: 1_000,
-                retry_longest_ms: 60_000,
-                refused_first_ms: 30_000,
-                refused_longest_ms: 60 * 60 * 1_000,
-                pinned: HashSet::new(),
-            }
-        }
-    }
-}
+pub use sync::local::LocalSettings;

@@ -4,12 +4,9 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
+use sync::local::status::LocalStatus;
 
 use crate::rows::bytes;
-
-mod mirrors;
-
-use mirrors::LocalStatus;
 
 /// The most problems that are listed; `--json` has them all.
 const PROBLEMS_SHOWN: usize = 20;
@@ -69,10 +66,9 @@ fn cache(status: &LocalStatus) -> String {
     let used = cache.objects_bytes + cache.incoming_bytes;
     let percent = used.saturating_mul(100).checked_div(cache.quota_bytes).unwrap_or(0);
     let mut text = format!("{} of {} ({percent} %)", bytes(used), bytes(cache.quota_bytes));
-    if cache.quarantine_files > 0 {
-        let (files, size) = (cache.quarantine_files, bytes(cache.quarantine_bytes));
+    if cache.quarantine_bytes > 0 {
         // writing to a string does not fail
-        let _ = write!(text, "; {files} in quarantine, {size}");
+        let _ = write!(text, "; {} in quarantine", bytes(cache.quarantine_bytes));
     }
     text
 }
@@ -131,25 +127,35 @@ fn scrub(status: &LocalStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sync::local::status::Problem;
+    use sync::pool::guard::HeldBack;
+    use sync::registry::SegmentState;
 
     #[test]
     fn a_status_says_what_needs_attention() {
-        let status = serde_json::json!({
-            "node": "a",
-            "store": {"address": "hdfs://h:1/p", "reachable": false, "complete_listing_at_ms": 40_000},
-            "segments": {"pool": 5, "held": 3, "pending": 1, "refused": 1, "no_place": 0, "withdrawn": 0},
-            "cache": {"quota_bytes": 4 << 20, "objects_bytes": 1 << 20, "quarantine_files": 1, "quarantine_bytes": 9},
-            "mount": {"path": "/m", "live": true, "figures": {"passthrough": true}},
-            "work": {"damaged_total": 2},
-            "problems": [{"id": "x", "state": "refused", "reason": "not SQLite", "served": true}],
-            "removals_held_back": {"missing": 30, "of": 40, "reason": "30 vanished"},
-            "scrub": null,
-        });
-        let status = serde_json::from_value(status).unwrap();
+        let mut status = LocalStatus::default();
+        status.store.address = "hdfs://h:1/p".into();
+        status.store.reachable = Some(false);
+        status.store.complete_listing_at_ms = Some(40_000);
+        status.segments.pool = 5;
+        status.segments.held = 3;
+        status.segments.pending = 1;
+        status.segments.refused = 1;
+        status.cache.quota_bytes = 4 << 20;
+        status.cache.objects_bytes = 1 << 20;
+        status.cache.quarantine_bytes = 9;
+        status.mount.path = "/m".into();
+        status.mount.live = true;
+        status.mount.figures = Some(serde_json::json!({"passthrough": true}));
+        status.work.damaged_total = 2;
+        let (id, state) = (fsd::segment::SegmentId::new("x").unwrap(), SegmentState::Refused);
+        status.problems.push(Problem { id, state, reason: "not SQLite".into(), served: true });
+        let held_back = HeldBack { missing: 30, of: 40, reason: "30 vanished".into() };
+        status.removals_held_back = Some(held_back);
         let text = render(&status, 100_000);
         for part in [
             "5 in the pool: 3 held, 1 pending, 1 refused\n",
-            "1.00 MiB of 4.00 MiB (25 %); 1 in quarantine, 9 B",
+            "1.00 MiB of 4.00 MiB (25 %); 9 B in quarantine",
             "/m: live; the kernel reads",
             "NOT WHOLLY REACHABLE (what is held stays served), last seen whole 60 seconds ago",
             "attention   30 vanished\n",
