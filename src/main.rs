@@ -1,2 +1,8 @@
 //! Entry point of the one binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fsd::failpoint::setup();
+    trough::run()
+}

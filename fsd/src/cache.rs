@@ -46,7 +46,6 @@ const QUOTA_DEFAULT_PERCENT: u64 = 80;
 #[serde(default, deny_unknown_fields)]
 pub struct CacheSettings {
     /// The cache directory; set by whoever wires the parts together.
-    #[serde(skip)]
     pub dir: PathBuf,
     /// The most that objects and files being staged may take, in bytes; default: 80 % of the volume's size.
     pub quota_bytes: Option<u64>,

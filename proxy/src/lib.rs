@@ -1,1 +1,30 @@
-//! The HTTP servers.
+//! The HTTP servers: the reader that answers SELECTs from the mount, and the synchronizer's pages.
+//!
+//! ```text
+//! http        connections: bounded in number, each wait bounded in time
+//! host        which host a request is for; what may name a segment
+//! reader      the reader's pages and one query's way through it
+//! route       where a segment is: the mount, else what the pool table says
+//! pool        open segments, by (id, device, inode)
+//! connection  one hardened SQLite connection: limits, functions, statements
+//! admission   what SQL may do there
+//! query       one query on a thread that may wait; its limits
+//! rows        from `sqlite3_step` to bytes
+//! error       every failure and its HTTP status
+//! health, metrics, manager
+//! ```
+
+pub mod admission;
+pub mod connection;
+pub mod error;
+pub mod health;
+pub mod host;
+pub mod http;
+pub mod manager;
+pub mod metrics;
+pub mod mount;
+pub mod pool;
+pub mod query;
+pub mod reader;
+pub mod route;
+pub mod rows;

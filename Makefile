@@ -1,0 +1,33 @@
+# demo   shows the whole idea on real data (ONCE=1 stops at the end; STORE=hdfs runs it on a real HDFS)
+# test   proves it: every suite, with real FUSE and real HDFS
+# soak   repeats the fault tests for an hour (SOAK_S seconds)
+# bench  measures, and writes BENCHMARKS.md
+# check  format, lints, documentation: what a change must pass before it is shown
+
+SHELL := /bin/bash
+PATH := $(PATH):$(HOME)/.cargo/bin
+export PATH
+export ONCE STORE DEMO_DIR READ_PORT MANAGER_PORT
+
+.PHONY: demo test soak bench check clean
+
+demo:
+	@rig/demo.sh
+
+test:
+	@rig/test.sh
+
+soak:
+	@rig/soak.sh
+
+bench:
+	@rig/bench.sh
+
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+clean:
+	cargo clean
+	rm -rf demo-data

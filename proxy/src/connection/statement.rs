@@ -1,0 +1,165 @@
+//! A prepared statement, straight on SQLite's C interface.
+//!
+//! Why not rusqlite's: its `prepare` calls itself once for every statement in the text before it says
+//! that there is more than one, which a body of `SELECT 1;SELECT 1;...` turns into a stack overflow; and it
+//! does not give the tail away.
+//!
+//! Invariant: a value read from a row lives no longer than the row does (`&mut self` to step).
+
+use std::ffi::{CStr, c_char, c_int};
+use std::ptr::NonNull;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ffi};
+
+use super::SqliteError;
+
+/// A prepared statement. It must not outlive its connection: [`super::SegmentConnection`] sees to that.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    raw: NonNull<ffi::sqlite3_stmt>,
+    columns: c_int,
+}
+
+impl Statement {
+    /// Prepares the first statement of `sql`; with it the number of bytes that it takes up.
+    pub fn prepare(
+        connection: &Connection,
+        sql: &str,
+    ) -> Result<(Option<Self>, usize), SqliteError> {
+        // SAFETY: only asked for its errors here, while `connection` is borrowed
+        let database = unsafe { connection.handle() };
+        let length = c_int::try_from(sql.len()).unwrap_or(c_int::MAX);
+        let mut raw = std::ptr::null_mut();
+        let mut tail: *const c_char = std::ptr::null();
+        // SAFETY: the text is `length` bytes long, both results are written before the call returns
+        let code = unsafe {
+            ffi::sqlite3_prepare_v3(
+                database,
+                sql.as_ptr().cast(),
+                length,
+                ffi::SQLITE_PREPARE_PERSISTENT as u32,
+                &raw mut raw,
+                &raw mut tail,
+            )
+        };
+        if code != ffi::SQLITE_OK {
+            return Err(last_error(database, code));
+        }
+        let used = (tail as usize).saturating_sub(sql.as_ptr() as usize).min(sql.len());
+        let statement = NonNull::new(raw).map(|raw| {
+            // SAFETY: just prepared
+            let columns = unsafe { ffi::sqlite3_column_count(raw.as_ptr()) };
+            Self { raw, columns }
+        });
+        Ok((statement, used))
+    }
+
+    /// Whether SQLite says that it does not write. True for ATTACH and PRAGMA as well: not a barrier alone.
+    pub fn is_read_only(&self) -> bool {
+        // SAFETY: the statement is alive
+        unsafe { ffi::sqlite3_stmt_readonly(self.raw.as_ptr()) != 0 }
+    }
+
+    /// How many values it wants bound.
+    pub fn parameters(&self) -> c_int {
+        // SAFETY: the statement is alive
+        unsafe { ffi::sqlite3_bind_parameter_count(self.raw.as_ptr()) }
+    }
+
+    /// How many columns a row has.
+    pub fn columns(&self) -> usize {
+        usize::try_from(self.columns).unwrap_or(0)
+    }
+
+    /// The name of column `index`.
+    pub fn column_name(&self, index: usize) -> String {
+        let index = c_int::try_from(index).unwrap_or(c_int::MAX);
+        // SAFETY: SQLite answers null for an index out of range; the name lives until the next call
+        unsafe {
+            let name = ffi::sqlite3_column_name(self.raw.as_ptr(), index);
+            match name.is_null() {
+                true => String::new(),
+                false => CStr::from_ptr(name).to_string_lossy().into_owned(),
+            }
+        }
+    }
+
+    /// The next row, if there is one.
+    pub fn step(&mut self) -> Result<Option<Row<'_>>, SqliteError> {
+        // SAFETY: the statement is alive
+        match unsafe { ffi::sqlite3_step(self.raw.as_ptr()) } {
+            ffi::SQLITE_ROW => Ok(Some(Row(self))),
+            ffi::SQLITE_DONE => Ok(None),
+            code => {
+                // SAFETY: the statement is alive, so its connection is
+                let database = unsafe { ffi::sqlite3_db_handle(self.raw.as_ptr()) };
+                Err(last_error(database, code))
+            }
+        }
+    }
+
+    /// Makes it ready to run again; `false` when its last run failed.
+    pub fn reset(&self) -> bool {
+        // SAFETY: the statement is alive
+        unsafe { ffi::sqlite3_reset(self.raw.as_ptr()) == ffi::SQLITE_OK }
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        // SAFETY: the only owner; the connection is still open
+        unsafe { ffi::sqlite3_finalize(self.raw.as_ptr()) };
+    }
+}
+
+/// One row; gone with the next step.
+#[derive(Debug)]
+pub(crate) struct Row<'a>(&'a Statement);
+
+impl Row<'_> {
+    /// The value of column `index`.
+    pub fn value(&self, index: usize) -> ValueRef<'_> {
+        let index = c_int::try_from(index).unwrap_or(c_int::MAX);
+        let raw = self.0.raw.as_ptr();
+        // SAFETY: the statement is on a row; each pointer is asked for before its length and lives until
+        // the next step, which needs the statement that this row borrows
+        unsafe {
+            match ffi::sqlite3_column_type(raw, index) {
+                ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_column_int64(raw, index)),
+                ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_column_double(raw, index)),
+                ffi::SQLITE_TEXT => {
+                    let start = ffi::sqlite3_column_text(raw, index);
+                    ValueRef::Text(bytes(start, ffi::sqlite3_column_bytes(raw, index)))
+                }
+                ffi::SQLITE_BLOB => {
+                    let start = ffi::sqlite3_column_blob(raw, index).cast();
+                    ValueRef::Blob(bytes(start, ffi::sqlite3_column_bytes(raw, index)))
+                }
+                _ => ValueRef::Null,
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `start` is null or the start of `length` bytes that live for `'a`.
+unsafe fn bytes<'a>(start: *const u8, length: c_int) -> &'a [u8] {
+    match (start.is_null(), usize::try_from(length)) {
+        // SAFETY: as this function's
+        (false, Ok(length)) => unsafe { std::slice::from_raw_parts(start, length) },
+        _ => &[],
+    }
+}
+
+fn last_error(database: *mut ffi::sqlite3, code: c_int) -> SqliteError {
+    // SAFETY: the database is open; the message lives until the next call on it
+    unsafe {
+        let code = match ffi::sqlite3_extended_errcode(database) {
+            extended if extended & 0xff == code & 0xff => extended,
+            _ => code,
+        };
+        let message = CStr::from_ptr(ffi::sqlite3_errmsg(database)).to_string_lossy().into_owned();
+        SqliteError { code, message }
+    }
+}

@@ -1,0 +1,38 @@
+//! The names of all metrics of this crate.
+
+use metrics_exporter_prometheus::PrometheusHandle;
+
+/// Queries answered or refused, by `status` (the HTTP status; `broken` for an answer broken off after its
+/// first byte, `gone` when the client left first). Counter.
+pub const QUERIES: &str = "trough_read_queries_total";
+/// From a request's head to the end of its answer, in seconds. Histogram.
+pub const DURATION: &str = "trough_read_query_duration_seconds";
+/// Queries that occupy a thread now (S8: back to 0 when nobody asks). Gauge.
+pub const IN_FLIGHT: &str = "trough_read_queries_in_flight";
+/// Queries admitted and not ended: running, waiting, or with an answer under way. Gauge.
+pub const ADMITTED: &str = "trough_read_queries_admitted";
+/// Queries stopped before their end, by `reason`: `time`, `client_gone`, `temp_bytes`. Counter.
+pub const STOPPED: &str = "trough_read_queries_stopped_total";
+/// Rows sent. Counter.
+pub const ROWS: &str = "trough_read_rows_total";
+/// Bytes of answers handed to connections. Counter.
+pub const BYTES: &str = "trough_read_answer_bytes_total";
+/// Connections to segments that are open. Gauge.
+pub const POOL_OPEN: &str = "trough_read_pool_open_connections";
+/// Queries that found an open connection. Counter.
+pub const POOL_HITS: &str = "trough_read_pool_hits_total";
+/// Queries that had to open the segment. Counter.
+pub const POOL_MISSES: &str = "trough_read_pool_misses_total";
+/// Connections closed, by `reason`: `room`, `replaced`, `failed`. Counter.
+pub const POOL_CLOSED: &str = "trough_read_pool_closed_total";
+/// Queries that found the mount missing and waited for it (S6). Counter.
+pub const MOUNT_WAITS: &str = "trough_read_mount_waits_total";
+/// HTTP connections open now. Gauge.
+pub const HTTP_CONNECTIONS: &str = "trough_http_connections";
+
+/// The page `/metrics`.
+pub fn page(handle: &PrometheusHandle) -> axum::response::Response {
+    use axum::response::IntoResponse;
+    let kind = axum::http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(axum::http::header::CONTENT_TYPE, kind)], handle.render()).into_response()
+}

@@ -1,0 +1,10 @@
+//! S8: every query ends, and nothing of it stays. The figures are the process's, so one test runs at a time.
+
+#[path = "../rig/rig.rs"]
+mod rig;
+
+mod connections;
+mod limits;
+
+/// Held by each test.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -1,0 +1,108 @@
+//! The segment manager's pages.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fsd::segment::SegmentId;
+use proxy::manager::{Cycle, LocalControl, ManagerSettings, run};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::rig::metrics;
+
+#[derive(Default)]
+struct Local {
+    cycles: AtomicUsize,
+    scrubs: AtomicUsize,
+}
+
+#[async_trait]
+impl LocalControl for Local {
+    async fn status(&self) -> serde_json::Value {
+        serde_json::json!({ "held": 7 })
+    }
+    async fn sync_now(&self, wait: Duration) -> Cycle {
+        self.cycles.fetch_add(1, Ordering::SeqCst);
+        if wait.is_zero() { Cycle::Ordered } else { Cycle::Ended }
+    }
+    async fn accept_removals(&self) -> Result<String, String> {
+        Ok("3 removals accepted".into())
+    }
+    fn scrub_now(&self) {
+        self.scrubs.fetch_add(1, Ordering::SeqCst);
+    }
+    fn healthy(&self) -> Result<(), String> {
+        match self.cycles.load(Ordering::SeqCst) {
+            0 => Err("no cycle has ended yet".into()),
+            _ => Ok(()),
+        }
+    }
+    async fn holds(&self, id: &SegmentId) -> bool {
+        id.as_str() == "ohio"
+    }
+}
+
+#[tokio::test]
+async fn orders_and_pages() {
+    let local = Arc::new(Local::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let root = format!("http://{}", listener.local_addr().unwrap());
+    let shutdown = CancellationToken::new();
+    let control = Arc::clone(&local) as Arc<dyn LocalControl>;
+    let served = tokio::spawn(run(
+        ManagerSettings::default(),
+        listener,
+        control,
+        metrics(),
+        shutdown.clone(),
+    ));
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let get = async |path: &str| {
+        let response = client.get(format!("{root}{path}")).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let post = async |path: &str| {
+        let response = client.post(format!("{root}{path}")).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    assert_eq!(get("/health").await, (503, "no cycle has ended yet\n".into()));
+    assert_eq!(get("/status").await, (200, "{\"held\":7}".into()));
+    assert_eq!(post("/sync").await.0, 202);
+    assert_eq!(post("/sync?wait=1").await.0, 200);
+    assert_eq!(post("/accept-removals").await, (200, "3 removals accepted\n".into()));
+    assert_eq!(post("/scrub").await.0, 202);
+    assert_eq!(get("/health").await.0, 200);
+    assert_eq!(get("/health/ohio").await.0, 200);
+    assert_eq!(get("/health/utah").await.0, 500);
+    assert_eq!(get("/metrics").await.0, 200);
+    assert_eq!(get("/sync").await.0, 405);
+    // a page in a browser, by its own name or by ours
+    let ordered = local.cycles.load(Ordering::SeqCst);
+    for (name, value, status) in [
+        ("origin", "http://evil.example", 403),
+        ("origin", "null", 403),
+        ("host", "evil.example", 421),
+    ] {
+        let request = client.post(format!("{root}/sync")).header(name, value);
+        assert_eq!(request.send().await.unwrap().status().as_u16(), status, "{name}: {value}");
+    }
+    assert_eq!(local.cycles.load(Ordering::SeqCst), ordered);
+    assert_eq!(local.scrubs.load(Ordering::SeqCst), 1);
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(15), served).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_is_refused_unless_wanted() {
+    let open = async |settings: ManagerSettings| {
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        run(settings, listener, Arc::new(Local::default()), metrics(), stopped).await
+    };
+    let error = open(ManagerSettings::default()).await.unwrap_err();
+    assert!(error.to_string().contains("insecure_open"), "{error}");
+    open(ManagerSettings { insecure_open: true, ..ManagerSettings::default() }).await.unwrap();
+}

@@ -1,0 +1,191 @@
+//! The command line: what can be said, and the help that teaches it.
+//!
+//! Left out: what the commands do. No subsystem sees these types.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The directory that `trough` works in when nobody names one.
+pub const DEFAULT_DIR: &str = "./trough-data";
+
+const TOP_HELP: &str = "\
+Examples:
+  trough up                                  run everything on this machine, in ./trough-data
+  trough put ohio.sqlite texas.sqlite        publish two segments, named ohio and texas
+  trough query ohio 'SELECT count(*) FROM strikes'
+  sqlite3 trough-data/mount/ohio.sqlite      open the same segment as a file
+  trough status                              what is held, pending and refused
+
+A segment is one SQLite database with a name. `put` publishes it in the deep store (a directory, or HDFS),
+the synchronizer pulls and verifies it, the mount shows it, the reader answers SELECTs over HTTP.";
+
+/// Big data, small databases: many small SQLite files in HDFS, mounted, verified and queried over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "trough", version, after_help = TOP_HELP)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub shared: Shared,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Shared {
+    /// Directory of this trough: its settings (DIR/trough.toml), cache, mount and registry
+    #[arg(long, global = true, env = "TROUGH_DIR", default_value = DEFAULT_DIR, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Settings file, when it is not DIR/trough.toml; relative paths in it start where it lies
+    #[arg(long, global = true, env = "TROUGH_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Override one setting, as in `--set sync.period_s=5`; may be given again
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything on this machine: mount, synchronizer and reader
+    Up(Up),
+    /// Publish SQLite files as segments in the deep store
+    Put(Put),
+    /// Ask a segment with SQL and print the rows
+    Query(Query),
+    /// Show what this machine holds, what is pending and what was refused
+    Status(Status),
+    /// Check the settings, or print them all with their defaults
+    CheckConfig(CheckConfig),
+    /// Run the mount alone (`trough up` starts it for you)
+    Fsd,
+    /// Run a synchronizer alone (`trough up` starts it for you), or talk to the one that runs
+    #[command(subcommand)]
+    Sync(Sync),
+    /// Run the reader alone (`trough up` starts it for you)
+    Read,
+}
+
+/// The synchronizer's modes, and what a person may tell it.
+#[derive(Debug, Subcommand)]
+pub enum Sync {
+    /// Keep this machine's cache what it should be: pull, verify, publish, scrub
+    Local,
+    /// Tell the running synchronizer that segments which vanished from the deep store at once are meant to go
+    AcceptRemovals,
+}
+
+const UP_HELP: &str = "\
+Examples:
+  trough up                                         everything below ./trough-data
+  trough up --dir /srv/trough --store hdfs://namenode:8020/trough
+  trough up --read-port 8080
+
+Ctrl-C stops everything and leaves nothing mounted. SIGHUP replaces the process that owns the mount without
+a failed open. DIR/trough.toml is written at the first start with every default in it; edit it and start
+again. A port other than the default must be given, or written into the file, so that `trough query` and
+`trough status` find it.";
+
+/// Options of `trough up`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = UP_HELP)]
+pub struct Up {
+    /// Deep store: a directory, or hdfs://HOST:PORT/PATH [default: DIR/store]
+    #[arg(long, value_name = "DIR|URL")]
+    pub store: Option<String>,
+    /// Port of the reader on 127.0.0.1 [default: 6444]
+    #[arg(long, value_name = "PORT")]
+    pub read_port: Option<u16>,
+    /// Port of the synchronizer's status on 127.0.0.1 [default: 6112]
+    #[arg(long, value_name = "PORT")]
+    pub manager_port: Option<u16>,
+}
+
+const PUT_HELP: &str = "\
+Examples:
+  trough put ohio.sqlite                 publishes the segment `ohio`
+  trough put --id ohio-2026 export.db    publishes it under another name
+  trough put segments/*.sqlite           publishes many, several at a time
+
+The source is read through SQLite's backup API, so a database that is being written, or that is in WAL
+mode, is published as one consistent copy. Exit status: 0 all published, 1 at least one was not.";
+
+/// Options of `trough put`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = PUT_HELP)]
+pub struct Put {
+    /// SQLite databases to publish
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Name of the segment, when it is not the file's name without its ending (one FILE only)
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+}
+
+const QUERY_HELP: &str = "\
+Examples:
+  trough query ohio 'SELECT species, count(*) AS strikes FROM strikes GROUP BY 1 ORDER BY 2 DESC LIMIT 5'
+  trough query ohio - < report.sql                      the statement from standard input
+  trough query ohio 'SELECT * FROM strikes' --format csv > ohio.csv
+
+Exit status: 0 answered; 1 the reader refused the question (its text is printed as it came);
+2 wrong use of this command; 3 no answer, or not a whole one: ask again later.";
+
+/// Options of `trough query`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = QUERY_HELP)]
+pub struct Query {
+    /// Segment to ask
+    pub segment: String,
+    /// One SELECT, or `-` to read it from standard input
+    pub sql: String,
+    /// How to print the rows
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Reader to ask [default: the one of the settings, http://127.0.0.1:6444]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+}
+
+/// How rows are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for reading, at most 10,000 rows
+    Table,
+    /// The reader's answer as it is: one JSON array of objects
+    Json,
+    /// A head line and one line a row
+    Csv,
+}
+
+/// Options of `trough status`.
+#[derive(Debug, Clone, Args)]
+pub struct Status {
+    /// Print the synchronizer's whole answer as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Synchronizer to ask [default: the one of the settings, http://127.0.0.1:6112]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+}
+
+/// Options of `trough check-config`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckConfig {
+    /// Print a complete settings file instead: every setting, its default and what it means
+    #[arg(long)]
+    pub defaults: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,147 @@
+//! `trough put`: publishes SQLite files as segments.
+//!
+//! Invariant: one file that fails does not stop the others, and the exit status says whether all were
+//! published. Names are checked before anything is sent.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use fsd::segment::SegmentId;
+use futures::StreamExt;
+
+use crate::cli::Put;
+use crate::config::Config;
+use crate::rows::{bytes, counted};
+use crate::{http, wiring};
+
+mod progress;
+
+use progress::Progress;
+
+/// Files that are published at the same time: a close in HDFS takes up to 0.4 s whatever the length, so many
+/// in flight are what makes many small files fast.
+const IN_FLIGHT: usize = 16;
+
+/// How long the synchronizer may take to say that it heard of the new segments.
+const TRIGGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs the command.
+pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
+    let wanted = name_all(&options.files, options.id.as_deref())?;
+    let publisher = wiring::Publisher::open(config).await.context("reach the deep store")?;
+    let started = Instant::now();
+    let progress = Progress::new(wanted.len());
+    let (publisher, shown) = (&publisher, &progress);
+    let publish = |(id, file): (SegmentId, PathBuf)| async move {
+        let outcome = publisher.publish(&id, &file).await;
+        match &outcome {
+            Ok(published) => shown.published(&id, published),
+            Err(error) => shown.failed(&file, error),
+        }
+        outcome.ok().map(|published| published.bytes)
+    };
+    let outcomes: Vec<Option<u64>> =
+        futures::stream::iter(wanted).map(publish).buffer_unordered(IN_FLIGHT).collect().await;
+    progress.finish();
+    let done = outcomes.iter().flatten().count();
+    let failed = outcomes.len() - done;
+    let total: u64 = outcomes.iter().flatten().sum();
+    println!(
+        "published {}, {} in {:.1} s{}",
+        counted(done, "segment"),
+        bytes(total),
+        started.elapsed().as_secs_f64(),
+        if failed == 0 {
+            String::new()
+        } else {
+            format!("; {} not published", counted(failed, "file"))
+        }
+    );
+    if done > 0 {
+        trigger(config).await;
+    }
+    Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+/// Tells the synchronizer of this machine to look now. Without one, its next period does: no error.
+async fn trigger(config: &Config) {
+    let told = async {
+        let url = http::url_of(&config.node.manager_listen)?;
+        let client = http::client(Some(TRIGGER_TIMEOUT))?;
+        client.post(format!("{url}/sync")).send().await?.error_for_status()?;
+        anyhow::Ok(())
+    };
+    if let Err(error) = told.await {
+        tracing::debug!(error = format!("{error:#}"), "no synchronizer heard of the new segments");
+    }
+}
+
+/// The segment each file becomes. All problems are told at once, and none of the files is touched then.
+fn name_all(files: &[PathBuf], id: Option<&str>) -> anyhow::Result<Vec<(SegmentId, PathBuf)>> {
+    if id.is_some() && files.len() > 1 {
+        bail!("--id names one segment, but {} files are given", files.len());
+    }
+    let mut problems = Vec::new();
+    let mut named: HashMap<SegmentId, PathBuf> = HashMap::new();
+    let mut wanted = Vec::new();
+    for file in files {
+        match name(file, id) {
+            Ok(id) => match named.insert(id.clone(), file.clone()) {
+                None => wanted.push((id, file.clone())),
+                Some(other) => problems.push(format!(
+                    "{} and {} would both become the segment {id}",
+                    other.display(),
+                    file.display()
+                )),
+            },
+            Err(error) => problems.push(format!("{}: {error:#}", file.display())),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(wanted),
+        false => bail!("nothing was published\n{}", problems.join("\n")),
+    }
+}
+
+fn name(file: &Path, id: Option<&str>) -> anyhow::Result<SegmentId> {
+    let meta = std::fs::metadata(file).context("look at the file")?;
+    if meta.is_dir() {
+        bail!("this is a directory; name the files in it, as in {}/*.sqlite", file.display());
+    }
+    if !meta.is_file() {
+        bail!("this is not a file");
+    }
+    let stem = file.file_stem().and_then(|stem| stem.to_str());
+    let id = id.or(stem).context("the file's name is not UTF-8; say --id")?;
+    SegmentId::new(id).context("the file's name makes no segment id; say --id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_the_stem_and_problems_are_told_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            path
+        };
+        let (ohio, again, bad) = (file("ohio.sqlite"), file("ohio.db"), file("a b.sqlite"));
+        let wanted = name_all(std::slice::from_ref(&ohio), None).unwrap();
+        assert_eq!(wanted, [(SegmentId::new("ohio").unwrap(), ohio.clone())]);
+        assert_eq!(name_all(std::slice::from_ref(&bad), Some("ab")).unwrap()[0].0.as_str(), "ab");
+        let all = [ohio, again, bad, directory.path().to_owned(), directory.path().join("none")];
+        let problems = name_all(&all, None).unwrap_err().to_string();
+        for part in
+            ["both become the segment ohio", "say --id", "this is a directory", "No such file"]
+        {
+            assert!(problems.contains(part), "{part} is missing in {problems}");
+        }
+        assert!(name_all(&all, Some("x")).unwrap_err().to_string().contains("5 files"));
+    }
+}

@@ -1,0 +1,173 @@
+//! The status as a person reads it.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use sync::local::status::LocalStatus;
+
+use crate::rows::bytes;
+
+/// The most problems that are listed; `--json` has them all.
+const PROBLEMS_SHOWN: usize = 20;
+
+/// The status as lines, at the time `now_ms`.
+pub fn render(status: &LocalStatus, now_ms: u64) -> String {
+    let mut lines = vec![
+        ("segments", segments(status)),
+        ("cache", cache(status)),
+        ("mount", mount(status)),
+        ("deep store", store(status, now_ms)),
+        ("work", work(status)),
+        ("scrub", scrub(status)),
+    ];
+    if let Some(held_back) = &status.removals_held_back {
+        lines.push(("attention", held_back.reason.clone()));
+    }
+    for problem in status.problems.iter().take(PROBLEMS_SHOWN) {
+        let served = if problem.served { " (an older version is served)" } else { "" };
+        lines.push(("not held", format!("{}: {}{served}", problem.id, problem.reason)));
+    }
+    if let Some(more @ 1..) = status.problems.len().checked_sub(PROBLEMS_SHOWN) {
+        lines.push(("not held", format!("and {more} more; `--json` lists them")));
+    }
+    lines.into_iter().fold(String::new(), |mut text, (name, value)| {
+        // writing to a string does not fail
+        let _ = writeln!(text, "{name:<12}{value}");
+        text
+    })
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn segments(status: &LocalStatus) -> String {
+    let counts = &status.segments;
+    let mut text = format!("{} in the pool: {} held", counts.pool, counts.held);
+    for (count, what) in [
+        (counts.pending, "pending"),
+        (counts.refused, "refused"),
+        (counts.no_place, "without a place in the quota"),
+        (counts.withdrawn, "withdrawn"),
+    ] {
+        if count > 0 || what == "pending" {
+            // writing to a string does not fail
+            let _ = write!(text, ", {count} {what}");
+        }
+    }
+    text
+}
+
+fn cache(status: &LocalStatus) -> String {
+    let cache = &status.cache;
+    let used = cache.objects_bytes + cache.incoming_bytes;
+    let percent = used.saturating_mul(100).checked_div(cache.quota_bytes).unwrap_or(0);
+    let mut text = format!("{} of {} ({percent} %)", bytes(used), bytes(cache.quota_bytes));
+    if cache.quarantine_bytes > 0 {
+        // writing to a string does not fail
+        let _ = write!(text, "; {} in quarantine", bytes(cache.quarantine_bytes));
+    }
+    text
+}
+
+fn mount(status: &LocalStatus) -> String {
+    let mount = &status.mount;
+    if !mount.live {
+        return format!("{}: NOT THERE; is `trough fsd` running?", mount.path);
+    }
+    let figure = |name: &str| mount.figures.as_ref().and_then(|figures| figures.get(name));
+    let reads = match figure("passthrough").and_then(Value::as_bool) {
+        Some(true) => "; the kernel reads the files itself (passthrough)".to_owned(),
+        Some(false) => match figure("passthrough_off_reason").and_then(Value::as_str) {
+            Some(why) => format!("; without passthrough: {why}"),
+            None => "; without passthrough".to_owned(),
+        },
+        None => String::new(),
+    };
+    format!("{}: live{reads}", mount.path)
+}
+
+fn store(status: &LocalStatus, now_ms: u64) -> String {
+    let store = &status.store;
+    let reach = match store.reachable {
+        Some(true) => "reachable",
+        Some(false) => "NOT WHOLLY REACHABLE (what is held stays served)",
+        None => "not listed yet",
+    };
+    let age = store.complete_listing_at_ms.map(|at| {
+        let age = Duration::from_millis(now_ms.saturating_sub(at));
+        format!(", last seen whole {} ago", indicatif::HumanDuration(age))
+    });
+    let paused = store.pulls_paused.as_ref().map(|why| format!("; pulls pause: {why}"));
+    format!("{}: {reach}{}{}", store.address, age.unwrap_or_default(), paused.unwrap_or_default())
+}
+
+fn work(status: &LocalStatus) -> String {
+    let work = &status.work;
+    let (done, size) = (work.published_total, bytes(work.published_bytes_total));
+    let (pulls, queued) = (work.pulls, work.queued);
+    format!("{pulls} pulls run, {queued} wait; since the start {done} published, {size}")
+}
+
+fn scrub(status: &LocalStatus) -> String {
+    let progress = match &status.scrub {
+        None => "not running".to_owned(),
+        Some(Value::Object(figures)) => {
+            let figures = figures.iter().filter(|(_, value)| !value.is_null());
+            figures.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+        }
+        Some(other) => other.to_string(),
+    };
+    format!("{progress}; {} damaged files found since the start", status.work.damaged_total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sync::local::status::Problem;
+    use sync::pool::guard::HeldBack;
+    use sync::registry::SegmentState;
+
+    #[test]
+    fn a_status_says_what_needs_attention() {
+        let mut status = LocalStatus::default();
+        status.store.address = "hdfs://h:1/p".into();
+        status.store.reachable = Some(false);
+        status.store.complete_listing_at_ms = Some(40_000);
+        status.segments.pool = 5;
+        status.segments.held = 3;
+        status.segments.pending = 1;
+        status.segments.refused = 1;
+        status.cache.quota_bytes = 4 << 20;
+        status.cache.objects_bytes = 1 << 20;
+        status.cache.quarantine_bytes = 9;
+        status.mount.path = "/m".into();
+        status.mount.live = true;
+        status.mount.figures = Some(serde_json::json!({"passthrough": true}));
+        status.work.damaged_total = 2;
+        let (id, state) = (fsd::segment::SegmentId::new("x").unwrap(), SegmentState::Refused);
+        status.problems.push(Problem { id, state, reason: "not SQLite".into(), served: true });
+        let held_back = HeldBack { missing: 30, of: 40, reason: "30 vanished".into() };
+        status.removals_held_back = Some(held_back);
+        let text = render(&status, 100_000);
+        for part in [
+            "5 in the pool: 3 held, 1 pending, 1 refused\n",
+            "1.00 MiB of 4.00 MiB (25 %); 9 B in quarantine",
+            "/m: live; the kernel reads",
+            "NOT WHOLLY REACHABLE (what is held stays served), last seen whole 60 seconds ago",
+            "attention   30 vanished\n",
+            "x: not SQLite (an older version is served)",
+            "2 damaged files",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_mount_is_said() {
+        assert!(render(&LocalStatus::default(), 0).contains("NOT THERE"));
+    }
+}

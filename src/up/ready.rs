@@ -1,0 +1,72 @@
+//! Waits until the mount, the synchronizer and the reader answer, and says so.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fsd::view::{MountState, MountView};
+
+use crate::config::Config;
+use crate::http;
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_millis(50);
+/// How long one look may take: a hung mount or server must not hold up the others.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// After this long a person is told what does not answer yet; the wait goes on.
+const IMPATIENT_AFTER: Duration = Duration::from_secs(30);
+
+/// Ends when all three answer.
+pub async fn wait(config: &Config) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        let missing = missing(config).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if !told && begun.elapsed() > IMPATIENT_AFTER {
+            told = true;
+            tracing::warn!(missing = missing.join(", "), "not ready yet");
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// What does not answer, for people.
+async fn missing(config: &Config) -> anyhow::Result<Vec<&'static str>> {
+    let mut missing = Vec::new();
+    if !is_mounted(&config.mount.mountpoint).await {
+        missing.push("the mount");
+    }
+    for (name, listen, path) in [
+        ("the synchronizer", &config.node.manager_listen, "health"),
+        ("the reader", &config.node.read_listen, "health"),
+    ] {
+        let url = format!("{}/{path}", http::url_of(listen)?);
+        let answer = http::client(Some(LOOK_TIMEOUT))?.get(url).send().await;
+        if !answer.is_ok_and(|answer| answer.status().is_success()) {
+            missing.push(name);
+        }
+    }
+    Ok(missing)
+}
+
+async fn is_mounted(mountpoint: &Path) -> bool {
+    let view = MountView::new(mountpoint);
+    let look = tokio::task::spawn_blocking(move || view.state() == MountState::Live);
+    matches!(tokio::time::timeout(LOOK_TIMEOUT, look).await, Ok(Ok(true)))
+}
+
+/// What a person can do now.
+pub fn block(dir: &Path, config: &Config) -> anyhow::Result<String> {
+    let reader = http::url_of(&config.node.read_listen)?;
+    let (dir, mount) = (dir.display(), config.mount.mountpoint.display());
+    Ok(format!(
+        "\ntrough is ready\n\n  \
+           publish  trough put --dir {dir} FILE.sqlite ...\n  \
+           ask      curl --data-binary 'SELECT ...' '{reader}/?segment=ID'\n  \
+           open     sqlite3 {mount}/ID.sqlite\n  \
+           look     trough status --dir {dir}\n  \
+           stop     Ctrl-C\n"
+    ))
+}

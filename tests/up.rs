@@ -1,0 +1,113 @@
+//! The whole of trough on one machine, as a person starts it: real processes, a real mount, real HTTP.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+#[path = "support/trough.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod support;
+
+use rustix::process::{Signal, kill_process};
+use support::{Trough, run, text, until};
+
+#[test]
+fn a_second_up_on_one_directory_is_refused_and_says_who_holds_it() {
+    let trough = Trough::started();
+    let second = trough.command(&["up"]);
+    assert_eq!(second.status.code(), Some(1));
+    let said = text(&second.stderr);
+    let first = std::fs::read_to_string(trough.dir().join("lock")).unwrap();
+    let pid = first.split("\"pid\":").nth(1).unwrap().split(',').next().unwrap();
+    assert!(said.contains("is in use by process") && said.contains(pid), "{said}");
+}
+
+#[test]
+fn a_put_file_becomes_an_answer_and_a_file_and_nothing_stays_after_the_stop() {
+    let mut trough = Trough::started();
+    trough.put("ohio", 7);
+    trough.wait_answers("ohio", 7);
+    let file = trough.mounted("ohio");
+    let output = run("sqlite3", [file.to_str().unwrap(), "SELECT n FROM t"]);
+    assert_eq!(text(&output.stdout), "7\n", "{}", text(&output.stderr));
+    let status = trough.command(&["status"]);
+    assert!(text(&status.stdout).contains("1 held"), "{}", text(&status.stdout));
+    assert!(std::fs::write(trough.dir().join("mount/new"), "x").is_err(), "the mount took a file");
+
+    assert_eq!(trough.stop(), Some(0));
+    assert_eq!(trough.mounts(), 0, "something is still mounted");
+    assert_eq!(trough.processes(), [], "a process is left");
+}
+
+#[test]
+fn a_changed_segment_is_answered_with_its_new_rows() {
+    let trough = Trough::started();
+    trough.put("ohio", 1);
+    trough.wait_answers("ohio", 1);
+    trough.put("ohio", 2);
+    trough.wait_answers("ohio", 2);
+}
+
+#[test]
+fn what_the_reader_refuses_says_so() {
+    let trough = Trough::started();
+    trough.put("ohio", 1);
+    trough.wait_answers("ohio", 1);
+    for (id, sql) in [("ohio", "DROP TABLE t"), ("ohio", "SELEKT"), ("utah", "SELECT 1")] {
+        let (code, said) = trough.query(id, sql).unwrap_err();
+        assert_eq!(code, 1, "{id}: {sql}: {said}");
+        assert!(!said.trim().is_empty());
+    }
+}
+
+#[test]
+fn s10_each_process_that_is_killed_comes_back_by_itself() {
+    // a killed child is said, with what follows from it while it is away
+    let mut trough =
+        Trough::new().allow("the child ended").allow("starting it again").allow("mount");
+    trough.start();
+    trough.wait_ready();
+    trough.put("ohio", 1);
+    trough.wait_answers("ohio", 1);
+    for (round, name) in (2..).zip(["fsd", "sync", "read"]) {
+        let before = trough.child_pid(name);
+        kill_process(before, Signal::KILL).unwrap();
+        until(&format!("{name} starts again"), || trough.child_pid(name) != before);
+        trough.wait_answers("ohio", round - 1);
+        // the synchronizer may be back a moment later than the reader
+        trough.put("ohio", round);
+        trough.wait_answers("ohio", round);
+    }
+    until("one mount", || trough.mounts() == 1);
+}
+
+#[test]
+fn s5_a_killed_up_leaves_no_process_and_the_next_one_starts() {
+    let mut trough = Trough::started();
+    trough.put("ohio", 1);
+    trough.wait_answers("ohio", 1);
+    trough.kill();
+    until("the children end", || trough.processes().is_empty());
+    until("nothing is mounted", || trough.mounts() == 0);
+    trough.start();
+    trough.wait_ready();
+    trough.wait_answers("ohio", 1);
+}
+
+#[test]
+fn a_hang_up_replaces_the_mount_process_without_a_failed_open() {
+    let trough = Trough::started();
+    trough.put("ohio", 1);
+    trough.wait_answers("ohio", 1);
+    let before = trough.child_pid("fsd");
+    let up = std::fs::read_to_string(trough.dir().join("lock")).unwrap();
+    let up = up.split("\"pid\":").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+    let up = rustix::process::Pid::from_raw(up).unwrap();
+    kill_process(up, Signal::HUP).unwrap();
+    let file = trough.mounted("ohio");
+    until("the old process ends", || {
+        std::fs::File::open(&file).expect("an open failed during the upgrade");
+        !trough.processes().contains(&before)
+    });
+    assert_ne!(trough.child_pid("fsd"), before);
+    trough.wait_answers("ohio", 1);
+    assert_eq!(trough.mounts(), 1);
+}
