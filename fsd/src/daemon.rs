@@ -200,6 +200,8 @@ enum Place {
     Replaced,
     /// Away.
     Gone,
+    /// It stands, but its connection has ended.
+    Dead,
 }
 
 struct Daemon {
@@ -247,10 +249,11 @@ impl Daemon {
         match self.place()? {
             Place::Top | Place::Covered => {
                 self.away_since = None;
-                match self.ended.take() {
-                    Some(cause) => Err(MountError::Aborted { path: self.path.clone(), cause }),
-                    None => Ok(None),
-                }
+                Ok(None)
+            }
+            Place::Dead => {
+                let cause = self.ended.take().unwrap_or_default();
+                Err(MountError::Aborted { path: self.path.clone(), cause })
             }
             Place::Replaced => {
                 if !self.superseded {
@@ -282,11 +285,15 @@ impl Daemon {
             true => None,
             false => table::top(&self.path).map_err(failed)?,
         };
-        Ok(match top {
-            Some(top) if top.device == self.device && self.ended.is_none() => Place::Top,
-            _ if ours => Place::Covered,
-            Some(top) if top.source == self.source => Place::Replaced,
-            _ => Place::Gone,
+        let Some(top) = top else { return Ok(Place::Gone) };
+        // once the session has ended, the device's number may be another mount's
+        Ok(match (self.ended.is_some(), top.source == self.source) {
+            (false, _) if top.device == self.device => Place::Top,
+            (false, _) if ours => Place::Covered,
+            (false, true) => Place::Replaced,
+            (true, true) if probe::is_live(&self.path) => Place::Replaced,
+            (true, true) => Place::Dead,
+            (_, false) => Place::Gone,
         })
     }
 
@@ -305,7 +312,7 @@ impl Daemon {
                 self.await_session();
                 info!(path = %self.path.display(), "unmounted");
             }
-            place @ (Place::Covered | Place::Replaced | Place::Gone) => {
+            place @ (Place::Covered | Place::Replaced | Place::Gone | Place::Dead) => {
                 warn!(path = %self.path.display(), ?place, "the mount on top is not ours; nothing is unmounted");
             }
         }

@@ -48,6 +48,10 @@ pub const STATUS_FILE: &str = "status.json";
 /// How often a look-up that meets a change starts again.
 const LOOKUP_ATTEMPTS: usize = 4;
 
+/// How long the kernel may remember the attributes of a segment's inode: they never change, and with them
+/// readers that hold it open need no fsd for fstat(2) either.
+const ATTRIBUTES_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// The block size that stat(2) names, bytes.
 const BLOCK_BYTES: u32 = 4096;
 
@@ -189,11 +193,12 @@ impl Tree {
         }
     }
 
-    /// Attributes of the service files are never remembered, all others as long as the setting says.
+    /// How long the kernel may remember the attributes of `ino`.
     fn ttl(&self, ino: u64) -> Duration {
         match ino {
             INO_SERVICE | INO_STATUS => Duration::ZERO,
-            _ => self.entry_ttl,
+            INO_ROOT => self.entry_ttl,
+            _segment => ATTRIBUTES_TTL,
         }
     }
 

@@ -7,7 +7,8 @@
 //!
 //! Invalidations come from this thread alone; from within a request they would wait for themselves.
 //!
-//! Left out: right answers to open(2); those do not depend on anything here.
+//! Left out: the attributes of a replaced inode. They never change, and a reader that holds the old version must
+//! go on with them when no fsd lives. Right answers to open(2); they do not depend on anything here.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -111,11 +112,6 @@ impl Watch {
 }
 
 fn invalidate(tree: &Tree, notifier: &Notifier, name: &OsStr) {
-    if let Some(Ok(id)) = SegmentId::from_file_name(name)
-        && let Some(ino) = tree.inodes().current(&id)
-    {
-        report(tree, notifier.inval_inode(INodeNo(ino), -1, 0));
-    }
     report(tree, notifier.inval_entry(INodeNo(INO_ROOT), name));
 }
 

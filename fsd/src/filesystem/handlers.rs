@@ -22,7 +22,7 @@ use crate::status::count;
 use super::errno::Failure;
 use super::inodes::{INO_ROOT, INO_SERVICE, INO_STATUS};
 use super::listing::Listing;
-use super::{Handle, Name, SERVICE_DIR, STATUS_FILE, Tree, xattrs};
+use super::{ATTRIBUTES_TTL, Handle, Name, SERVICE_DIR, STATUS_FILE, Tree, xattrs};
 
 /// Numbers are never given to another content, so one generation is enough.
 const GENERATION: Generation = Generation(0);
@@ -92,7 +92,7 @@ impl Tree {
             Ok(Name::Segment(known)) => {
                 let (size, mtime) = (known.size, known.mtime);
                 let attr = self.file(self.inodes.remember(known), size, mtime);
-                reply.entry(&self.entry_ttl, &attr, GENERATION);
+                reply.entry_with_ttls(&ATTRIBUTES_TTL, &self.entry_ttl, &attr, GENERATION);
             }
             Ok(Name::Absent) => {
                 count(&self.figures.negative_lookups);

@@ -80,6 +80,11 @@ pub fn detach(path: &Path) -> Result<(), MountError> {
     }
 }
 
+/// Whether the mount at `path` answers within [`ANSWER_LIMIT`].
+pub fn is_live(path: &Path) -> bool {
+    matches!(answer(path), Answer::Live)
+}
+
 enum Answer {
     Live,
     Dead(Errno),
