@@ -102,3 +102,29 @@ async fn the_pool_keeps_to_its_bounds_and_closes_what_was_replaced() {
     }
     wait_for("they are closed", BOUND, || figure(POOL_OPEN, "") - before == 1.0).await;
 }
+
+/// An idle open segment of a usual schema costs at most 55 KB of SQLite's memory.
+#[tokio::test]
+async fn an_open_segment_is_small() {
+    const SEGMENTS: i64 = 50;
+    let _alone = ALONE.lock().await;
+    let rig = Rig::new().await;
+    // SAFETY: a call without arguments, allowed at any time
+    let used = || unsafe { rusqlite::ffi::sqlite3_memory_used() };
+    let schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b, c, d); CREATE INDEX ta ON t (a);
+         CREATE INDEX tb ON t (b, c); CREATE VIEW v AS SELECT a, b FROM t WHERE d IS NOT NULL;
+         WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+         INSERT INTO t SELECT i, i, hex(i), 'row ' || i, i % 7 FROM n;";
+    for segment in 0..SEGMENTS {
+        rig.segment(&format!("s{segment}"), schema);
+    }
+    let before = used();
+    for segment in 0..SEGMENTS {
+        let name = format!("s{segment}");
+        assert_eq!(rig.ask_of(&name, "SELECT * FROM t WHERE a = 77").await.0, 200);
+    }
+    let each = (used() - before) / SEGMENTS;
+    assert!(each > 5_000, "{each} bytes: nothing was kept open, so nothing was measured");
+    assert!(each <= 55_000, "{each} bytes an open segment");
+    eprintln!("{each} bytes an open segment");
+}
