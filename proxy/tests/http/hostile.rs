@@ -161,7 +161,7 @@ async fn s8_single_steps_are_bounded_by_the_limits() {
     let (status, body) = rig.ask(format!("SELECT json('{}')", "[".repeat(900_000))).await;
     assert_eq!(status, 400, "{body}");
     // each column is within its limit, the row is not
-    let wide = format!("SELECT {}", vec!["zeroblob(4000000)"; 12].join(","));
+    let wide = format!("SELECT {}", ["zeroblob(4000000)"; 12].join(","));
     let (status, body) = rig.ask(wide).await;
     assert_eq!((status, body.contains("row")), (413, true), "{body}");
     assert_eq!(rig.ask("SELECT a FROM t").await, (200, "[{\"a\":1}]\n".into()));
