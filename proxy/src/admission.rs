@@ -141,7 +141,6 @@ const FUNCTIONS: &[&str] = &[
     "replace",
     "round",
     "row_number",
-    "rtreecheck",
     "rtreedepth",
     "rtreenode",
     "rtrim",
@@ -204,6 +203,9 @@ const PRAGMAS_OF_FILES: &[&str] = &[
 /// Virtual tables that show the file's or the process's insides.
 const TABLES_DENIED: &[&str] =
     &["dbstat", "sqlite_dbpage", "sqlite_stmt", "bytecode", "tables_used"];
+
+/// Endings of the tables in which an R-tree keeps its nodes.
+const RTREE_TABLES: &[&str] = &["_node", "_rowid", "_parent"];
 
 /// What the authorizer saw of the statement that is being prepared.
 #[derive(Debug, Default)]
@@ -283,6 +285,15 @@ fn judge(action: &AuthAction<'_>) -> Result<bool, String> {
                 false => change("PRAGMA", pragma_name),
             }
         }
+        // an R-tree prepares its own writes when it is first looked at; it never runs them here, and a
+        // statement that would is no read-only one, which the connection checks after this list
+        AuthAction::Insert { table_name }
+        | AuthAction::Update { table_name, .. }
+        | AuthAction::Delete { table_name }
+            if RTREE_TABLES.iter().any(|suffix| table_name.ends_with(suffix)) =>
+        {
+            Ok(false)
+        }
         AuthAction::Insert { table_name } => change("INSERT into", table_name),
         AuthAction::Update { table_name, .. } => change("UPDATE of", table_name),
         AuthAction::Delete { table_name } => change("DELETE from", table_name),
@@ -350,6 +361,7 @@ mod tests {
             "last_insert_rowid",
             "load_extension",
             "optimize",
+            "rtreecheck",
             "sqlite_compileoption_get",
             "sqlite_compileoption_used",
             "sqlite_log",

@@ -27,6 +27,8 @@ use statement::Statement;
 
 /// Statements kept prepared on each connection. A statement takes a few kilobytes, an open segment some 50.
 const STATEMENTS_MAX: usize = 8;
+/// Pages that an idle connection may keep in memory, in bytes; the kernel keeps them too.
+const IDLE_CACHE_BYTES_MAX: c_int = 256 << 10;
 /// Longer statements are not kept: they hardly come twice.
 const CACHED_SQL_BYTES_MAX: usize = 4096;
 
@@ -104,6 +106,14 @@ pub enum PrepareError {
     Sqlite(#[from] SqliteError),
 }
 
+/// Bounds the memory of SQLite in this whole process: the last resort, for what is over it fails in whichever
+/// query asks next. Values of one row are bounded one by one only, at `columns_max` times `value_bytes_max`.
+pub fn limit_heap(bytes: u64) {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    // SAFETY: a call without pointers, allowed at any time
+    unsafe { ffi::sqlite3_hard_heap_limit64(bytes) };
+}
+
 /// What SQLite answered: its extended result code and its words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -176,6 +186,20 @@ impl SegmentConnection {
         }
         self.statements.insert(0, (sql.into(), statement));
         self.statements.truncate(STATEMENTS_MAX);
+    }
+
+    /// Makes it small before it lies idle: a scan leaves 2 MB of pages in SQLite's cache.
+    pub(crate) fn rest(&mut self) {
+        let (mut used, mut most) = (0, 0);
+        // SAFETY: the handle is open; both figures are written before the call returns
+        unsafe {
+            let database = self.connection.handle();
+            let what = ffi::SQLITE_DBSTATUS_CACHE_USED;
+            ffi::sqlite3_db_status(database, what, &raw mut used, &raw mut most, 0);
+            if used > IDLE_CACHE_BYTES_MAX {
+                ffi::sqlite3_db_release_memory(database);
+            }
+        }
     }
 
     /// The connection itself, for the progress handler and for tests.

@@ -98,7 +98,8 @@ impl Pool {
     /// Takes a connection back for the next query.
     pub fn give_back(&self, taken: Taken) {
         let mut closed = Vec::new();
-        let Taken { connection, digest, id, seen } = taken;
+        let Taken { mut connection, digest, id, seen } = taken;
+        connection.rest();
         let mut state = self.lock();
         if state.slots.peek(&id).is_none() {
             state.slots.insert(id.clone(), Slot { seen, digest, idle: Vec::new() });

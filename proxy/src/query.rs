@@ -203,6 +203,8 @@ impl Failure {
             ffi::SQLITE_IOERR | ffi::SQLITE_CANTOPEN | ffi::SQLITE_FULL => {
                 QueryError::Storage { id, reason }
             }
+            // how SQLite itself guards its schema and the tables beneath virtual ones; there is no code for it
+            _ if reason.ends_with("may not be modified") => QueryError::Refused(reason),
             _ => QueryError::BadSql(reason),
         }
     }
@@ -246,7 +248,7 @@ fn answer(job: &Job, connection: &mut SegmentConnection, sink: &mut Sink) -> Res
 fn step(statement: &mut Statement, sink: &mut Sink) -> Result<u64, Failure> {
     let mut rows = JsonRows::new(statement);
     while let Some(row) = statement.step().map_err(Failure::Sqlite)? {
-        rows.row(sink.buffer(), &row);
+        rows.row(sink.buffer(), &row)?;
         sink.row_done()?;
     }
     rows.end(sink.buffer());

@@ -81,6 +81,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let http = settings.http;
+    crate::connection::limit_heap(settings.sqlite_heap_bytes_max);
     let sweep_every = Duration::from_millis(settings.sweep_ms.max(1));
     let app = Arc::new(App::new(settings, mount, registry, metrics));
     let sweeper = tokio::spawn(sweep(Arc::clone(&app), sweep_every, shutdown.clone()));

@@ -21,6 +21,8 @@ pub mod json;
 
 /// An answer is handed on in pieces of about this size. One value may make a piece longer.
 pub const CHUNK_BYTES: usize = 64 << 10;
+/// The longest row, as written. A row is written whole before anything of it is sent.
+pub const ROW_BYTES_MAX: usize = 32 << 20;
 /// Pieces that may wait for the client, besides the one being written.
 pub const CHUNKS_WAITING: usize = 4;
 /// Rows that are there wait no longer than this for their piece to fill up.

@@ -11,6 +11,7 @@ fn s8_the_compile_time_bounds_are_in_force() {
     for wanted in [
         "DEFAULT_LOOKASIDE=256,40",
         "DEFAULT_PCACHE_INITSZ=0",
+        "ENABLE_MATH_FUNCTIONS",
         "OMIT_LOAD_EXTENSION",
         "OMIT_SHARED_CACHE",
         "THREADSAFE=1",

@@ -37,7 +37,9 @@ pub struct ReaderSettings {
     /// How often segments that were replaced and are not asked for any more are looked for and closed, in
     /// milliseconds.
     pub sweep_ms: u64,
-    /// SQLite's limits.
+    /// The most memory that SQLite may take in the whole process, in bytes; the last resort.
+    pub sqlite_heap_bytes_max: u64,
+    /// SQLite's limits for each query.
     pub sqlite: SqliteSettings,
     /// The HTTP server's limits.
     pub http: HttpSettings,
@@ -61,6 +63,7 @@ impl Default for ReaderSettings {
             connections_per_segment_max: 8,
             mount_wait_ms: 2000,
             sweep_ms: 10_000,
+            sqlite_heap_bytes_max: 2 << 30,
             sqlite: SqliteSettings::default(),
             http: HttpSettings::default(),
         }

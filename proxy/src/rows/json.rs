@@ -8,7 +8,9 @@
 
 use rusqlite::types::ValueRef;
 
+use super::ROW_BYTES_MAX;
 use crate::connection::statement::{Row, Statement};
+use crate::error::QueryError;
 
 /// Writes the rows of one statement.
 #[derive(Debug)]
@@ -31,15 +33,21 @@ impl JsonRows {
         Self { keys: distinct(names).iter().enumerate().map(key).collect(), rows: 0 }
     }
 
-    /// Writes one row.
-    pub fn row(&mut self, out: &mut Vec<u8>, row: &Row<'_>) {
+    /// Writes one row; an error when it is over [`ROW_BYTES_MAX`].
+    pub fn row(&mut self, out: &mut Vec<u8>, row: &Row<'_>) -> Result<(), QueryError> {
+        let start = out.len();
         out.extend_from_slice(if self.rows == 0 { b"[" } else { b",\n" });
         self.rows += 1;
         for (index, key) in self.keys.iter().enumerate() {
             out.extend_from_slice(key);
             write_value(out, row.value(index));
+            if out.len() - start > ROW_BYTES_MAX {
+                let text = format!("a row of the answer is over {ROW_BYTES_MAX} bytes");
+                return Err(QueryError::ValueTooLarge(text));
+            }
         }
         out.push(b'}');
+        Ok(())
     }
 
     /// Writes what follows the last row.

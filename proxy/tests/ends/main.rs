@@ -1,5 +1,7 @@
 //! S8: every query ends, and nothing of it stays. The figures are the process's, so one test runs at a time.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 #[path = "../rig/rig.rs"]
 mod rig;
 

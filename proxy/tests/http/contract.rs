@@ -30,13 +30,15 @@ async fn values_of_every_kind_and_equal_names() {
 
 #[tokio::test]
 async fn what_may_be_asked() {
+    let mut wrong = Vec::new();
     let rig = Rig::new().await;
     rig.segment(
         "ohio",
         "CREATE TABLE t (a, b); CREATE INDEX i ON t (a); INSERT INTO t VALUES (1, 'one');
         CREATE VIEW v AS SELECT instr(b, 'n') AS n, replace(b, 'o', '0') AS r FROM t;
         CREATE INDEX e ON t (replace(b, 'o', '0'));
-        CREATE VIRTUAL TABLE f USING fts5(x); INSERT INTO f VALUES ('the quick brown fox');",
+        CREATE VIRTUAL TABLE f USING fts5(x); INSERT INTO f VALUES ('the quick brown fox');
+        CREATE VIRTUAL TABLE r USING rtree(id, x0, x1); INSERT INTO r VALUES (1, 2, 3);",
     );
     for sql in [
         "SELECT 1;",
@@ -50,6 +52,7 @@ async fn what_may_be_asked() {
         "SELECT name FROM sqlite_schema",
         "SELECT * FROM v",
         "SELECT a FROM t WHERE replace(b, 'o', '0') = '0ne'",
+        "SELECT * FROM r WHERE x0 > 1",
         "SELECT highlight(f, 0, '<', '>'), bm25(f) FROM f WHERE f MATCH 'quick'",
         "SELECT row_number() OVER (ORDER BY a), sum(a) OVER () FROM t",
         "SELECT date('now'), strftime('%Y', 'now'), round(1.5), sqrt(4), json_group_array(a) FROM t",
@@ -63,14 +66,17 @@ async fn what_may_be_asked() {
         "SELECT SEEDCRAWLEDSTATUS(200)",
     ] {
         let (status, body) = rig.ask(sql).await;
-        assert_eq!(status, 200, "{sql}: {body}");
-        assert!(body.ends_with("]\n"), "{sql}: {body}");
-        serde_json::from_str::<serde_json::Value>(&body).unwrap();
+        let sound = serde_json::from_str::<serde_json::Value>(&body).is_ok();
+        if status != 200 || !sound || !body.ends_with("]\n") {
+            wrong.push(format!("{sql}: {status} {body}"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[tokio::test]
 async fn what_is_no_query_is_400_in_one_line() {
+    let mut wrong = Vec::new();
     let rig = Rig::new().await;
     for (sql, word) in [
         ("", "no statement"),
@@ -82,7 +88,7 @@ async fn what_is_no_query_is_400_in_one_line() {
         ("SELECT 1; nonsense", "more than one"),
         ("SELECT 1;DROP TABLE t", "more than one"),
         ("SELEC 1", "syntax error"),
-        ("SELECT\nnothing\nFROM\nt", "no such column"),
+        ("SELECT\nmissing\nFROM\nt", "no such column"),
         ("SELECT * FROM nowhere", "no such table"),
         ("SELECT 1\0", "NUL"),
         ("SELECT 1;\0SELECT", "NUL"),
@@ -93,10 +99,12 @@ async fn what_is_no_query_is_400_in_one_line() {
         ("SELECT 'a' REGEXP '('", "REGEXP"),
     ] {
         let (status, body) = rig.ask(sql).await;
-        assert_eq!(status, 400, "{sql}: {body}");
-        assert!(body.contains(word), "{sql}: {body}");
-        assert!(body.ends_with('\n') && body.lines().count() == 1, "{sql}: {body:?}");
+        let one_line = body.ends_with('\n') && body.lines().count() == 1;
+        if status != 400 || !body.contains(word) || !one_line {
+            wrong.push(format!("{sql}: {status} {body:?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     let (status, body) = rig.ask(vec![b'S', 0xff, 0xfe]).await;
     assert_eq!((status, body.contains("UTF-8")), (400, true), "{body}");
     assert_eq!(rig.ask("SELECT 1 AS n").await, (200, "[{\"n\":1}]\n".into()));

@@ -2,6 +2,8 @@
 //!
 //! What the real mount does (FUSE, digests in extended attributes) is tested with the real one elsewhere.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
