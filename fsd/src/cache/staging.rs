@@ -100,7 +100,6 @@ impl Staging {
         }
         let fail = |error| CacheError::io("stage", &self.part.path, self.expected_bytes, error);
         self.file.set_permissions(std::fs::Permissions::from_mode(0o444)).map_err(fail)?;
-        start_writeback(&self.file);
         crash_point("admission.staged");
         Ok(Staged {
             id: self.id,
@@ -115,13 +114,6 @@ impl Staging {
         let (id, expected_bytes) = (self.id.clone(), self.expected_bytes);
         CacheError::LengthDiffers { id, expected_bytes, got_bytes }
     }
-}
-
-/// Asks the kernel to begin writing now what the fsync in `publish` waits for; a hint, so failure is no matter.
-fn start_writeback(file: &File) {
-    use std::os::fd::AsRawFd;
-    // SAFETY: the descriptor is open for the length of the call, which takes no pointers.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// A whole file whose digest is known and whose content is not yet trusted.

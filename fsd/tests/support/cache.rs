@@ -30,6 +30,7 @@ pub fn database(seed: u64) -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.sqlite");
     let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.pragma_update(None, "synchronous", "off").unwrap();
     connection.execute_batch("CREATE TABLE t (a); CREATE TABLE filler (b)").unwrap();
     connection.execute("INSERT INTO t VALUES (?)", [seed]).unwrap();
     connection.execute("INSERT INTO filler VALUES (zeroblob(9000))", []).unwrap();
