@@ -86,6 +86,8 @@ LOG
         property dfs.namenode.http-address "127.0.0.1:$http_port"
         property dfs.namenode.name.dir "$dir/namenode/data"
         property dfs.namenode.handler.count 16
+        # an edit need not survive a power cut here, only the end of its process
+        property dfs.namenode.edits.noeditlogchannelflush true
         if [ "$1" != namenode ]; then
             local base=$((dn_port + (n - 1) * 3))
             property dfs.datanode.data.dir "$dir/$1/data"
@@ -103,7 +105,7 @@ java_for() { # WHO HEAP CLASS ARGS...
     local who=$1 heap=$2
     shift 2
     # serial collector and first compiler only: four JVMs share a test's two cores, and start-up counts most
-    exec java "-Xmx$heap" -XX:+UseSerialGC -XX:TieredStopAtLevel="${HDFS_RIG_TIER:-1}" -Xshare:auto \
+    HADOOP_USER_NAME=hdfs exec java "-Xmx$heap" -XX:+UseSerialGC -XX:TieredStopAtLevel="${HDFS_RIG_TIER:-1}" -Xshare:auto \
         --add-opens=java.base/java.lang=ALL-UNNAMED -cp "$dir/$who/conf:$lib/*" "$@"
 }
 
@@ -134,10 +136,15 @@ terminate() { # WHO
 }
 
 # HTTP by bash alone: a Java command costs over a second, and curl is not everywhere.
-get() { # PATH
-    timeout 5 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n" "$1" >&3 &&
-        cat <&3' "$http_port" "$1" 2>/dev/null
+http() { # METHOD PATH
+    timeout 5 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" &&
+        printf "%s %s HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n" "$1" "$2" >&3 &&
+        cat <&3' "$http_port" "$1" "$2" 2>/dev/null
 }
+get() { http GET "$1"; }
+
+# The superuser is called hdfs, so that permissions mean something to everyone else; the root is open to all.
+open_root() { http PUT '/webhdfs/v1/?op=SETPERMISSION&permission=777&user.name=hdfs' | grep -q ' 200 '; }
 
 ready() {
     local state
@@ -187,7 +194,6 @@ ENV
 }
 
 format() {
-    # the root directory belongs to whoever starts the rig, so tests need no second user
     (java_for namenode 256m org.apache.hadoop.hdfs.server.namenode.NameNode -format -nonInteractive) \
         >>"$dir/namenode/log" 2>&1 || { tail -n 30 "$dir/namenode/log" >&2; fail "the NameNode could not be formatted"; }
 }
@@ -230,7 +236,7 @@ start() { # [OWNER_PID]
         for who in $(everyone); do configure "$who"; done
         [ -d "$dir/namenode/data/current" ] || format
         launch_all
-        wait_ready && return
+        wait_ready && { open_root || fail "the root directory could not be opened to all"; } && return
         stop_all
         grep -q 'BindException' "$dir"/*/log || break
     done
@@ -275,6 +281,7 @@ case $verb in
         format
         launch_all
         wait_ready
+        open_root
         ;;
     blocks) blocks "$1" ;;
     dfs) java_for namenode 1g org.apache.hadoop.fs.FsShell "$@" ;;

@@ -4,10 +4,11 @@
 //! Invariant: nothing outlives the test process, however it ends: the script's watchdog sees to it.
 
 use std::fmt;
+use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How many DataNodes there are; each block is on all of them.
 pub const DATANODES: u8 = 3;
@@ -37,23 +38,41 @@ pub struct Hdfs {
     address: String,
 }
 
-static SHARED: OnceLock<RwLock<Hdfs>> = OnceLock::new();
+/// The HDFS of this test binary, used but not harmed; see [`shared`].
+pub struct Shared(RwLockReadGuard<'static, Hdfs>);
+
+/// The HDFS of this test binary, for a test alone; see [`exclusive`].
+pub struct Exclusive(RwLockWriteGuard<'static, Hdfs>);
 
 /// The HDFS that the tests of one binary share while they only use it. Each takes a directory of its own.
-pub fn shared() -> RwLockReadGuard<'static, Hdfs> {
+/// Every test has a thread of its own, so one that waits here holds nobody up.
+pub fn shared() -> Shared {
     // a failed test poisons nothing that matters: the next one looks for itself
-    SHARED
-        .get_or_init(|| RwLock::new(Hdfs::start()))
-        .read()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    Shared(started().read().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// The same HDFS for a test that pauses, kills or formats: the others wait. Put right what you broke.
-pub fn exclusive() -> RwLockWriteGuard<'static, Hdfs> {
-    SHARED
-        .get_or_init(|| RwLock::new(Hdfs::start()))
-        .write()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+pub fn exclusive() -> Exclusive {
+    Exclusive(started().write().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn started() -> &'static RwLock<Hdfs> {
+    static STARTED: OnceLock<RwLock<Hdfs>> = OnceLock::new();
+    STARTED.get_or_init(|| RwLock::new(Hdfs::start()))
+}
+
+impl Deref for Shared {
+    type Target = Hdfs;
+    fn deref(&self) -> &Hdfs {
+        &self.0
+    }
+}
+
+impl Deref for Exclusive {
+    type Target = Hdfs;
+    fn deref(&self) -> &Hdfs {
+        &self.0
+    }
 }
 
 impl Hdfs {
