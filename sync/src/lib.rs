@@ -1,9 +1,11 @@
 //! The deep store, the registry, and the synchronizer that keeps the cache what it should be.
 
 pub mod clock;
+pub mod incarnation;
 pub mod local;
 pub mod metrics;
 pub mod pool;
+pub mod publish;
 pub mod pull;
 pub mod quota;
 pub mod registry;

@@ -28,6 +28,15 @@ pub const MOUNT_LIVE: &str = "trough_sync_mount_live";
 /// Objects whose bytes were found damaged after admission (S2).
 pub const DAMAGED_TOTAL: &str = "trough_sync_damaged_total";
 
+/// Counter: segments published by this process.
+pub const PUBLISHED_SEGMENTS: &str = "trough_put_segments_total";
+/// Counter, bytes: how much of segments this process published.
+pub const PUBLISHED_BYTES: &str = "trough_put_bytes_total";
+/// Counter: publications that failed, by `step`.
+pub const PUBLISH_FAILURES: &str = "trough_put_failures_total";
+/// Counter: publications refused because the fence had moved on (S4).
+pub const PUBLISH_FENCED: &str = "trough_put_fenced_total";
+
 pub(crate) fn listed(complete: bool, took: Duration) {
     let complete = if complete { "yes" } else { "no" };
     counter!(LISTINGS_TOTAL, "complete" => complete).increment(1);

@@ -7,6 +7,8 @@
 //! Two implementations pass one contract suite (`sync/tests/store_contract.rs`): [`hdfs`] and [`local`].
 
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +17,7 @@ use fsd::segment::{SegmentId, Stamp};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+mod channel;
 pub mod hdfs;
 pub mod local;
 
@@ -257,4 +260,25 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The names directly in a directory, empty when it is not there; refused above `limit` names.
     async fn names(&self, path: &StorePath, limit: usize) -> Result<Vec<String>, StoreError>;
+}
+
+/// The deep store at `url`: `hdfs://HOST:PORT/PATH` (or `hdfs://NAMESERVICE/PATH` with `HADOOP_CONF_DIR` set),
+/// a directory, or `file://` and an absolute directory. Nothing is asked of it yet.
+pub fn open(url: &str, timeouts: StoreTimeouts) -> Result<Arc<dyn Store>, StoreError> {
+    let refused = |reason: &str| StoreError {
+        kind: StoreErrorKind::NotFound,
+        attempted: "open the deep store",
+        target: url.to_owned(),
+        reason: reason.to_owned(),
+    };
+    match url.split_once("://") {
+        Some(("hdfs", _)) => Ok(Arc::new(hdfs::HdfsStore::new(url, timeouts)?)),
+        Some(("file", path)) if path.starts_with('/') => {
+            Ok(Arc::new(local::LocalStore::new(Path::new(path), timeouts)?))
+        }
+        Some(("file", _)) => Err(refused("`file://` needs an absolute path: file:///DIRECTORY")),
+        Some(_) => Err(refused("not a kind of store; use hdfs://HOST:PORT/PATH or a directory")),
+        None if url.is_empty() => Err(refused("no address given")),
+        None => Ok(Arc::new(local::LocalStore::new(Path::new(url), timeouts)?)),
+    }
 }

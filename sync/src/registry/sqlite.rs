@@ -1,1 +1,305 @@
-//! To be written.
+//! The registry as one SQLite file for the processes of one machine.
+//!
+//! Invariants: every change is one IMMEDIATE transaction that is on the disk when it is acknowledged
+//! (`synchronous=FULL`), so an epoch that was handed out is not handed out again after a power cut; the index
+//! of an epoch only grows, also over releases; a lock's time is counted on the clock since boot, with the boot
+//! it was taken in, so a lock of an earlier boot is over.
+//!
+//! Left out: more than one machine (SQLite's locks do not hold over network file systems).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fsd::segment::SegmentId;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+
+use super::{
+    Acquired, Epoch, Lookup, PoolChange, PoolMeta, PoolRow, Registry, RegistryError, WriteLock,
+};
+use crate::clock::since_boot;
+
+mod rows;
+mod schema;
+
+use rows::{ROW, row_of};
+
+/// How long a call waits for another process's transaction; a change of 100,000 rows takes about a second.
+const BUSY: Duration = Duration::from_secs(10);
+/// How long a call may take in all, the disk included.
+const CALL: Duration = Duration::from_secs(20);
+
+/// A registry in a file. Cloning is cheap.
+#[derive(Clone)]
+pub struct SqliteRegistry {
+    path: Arc<Path>,
+    boot: Arc<str>,
+    /// WAL lets one read while the other writes.
+    reader: Arc<Mutex<Connection>>,
+    writer: Arc<Mutex<Connection>>,
+}
+
+impl std::fmt::Debug for SqliteRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SqliteRegistry").field(&self.path).finish()
+    }
+}
+
+/// What failed inside a call; becomes a [`RegistryError`] with its address.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("{0}")]
+    Said(String),
+}
+
+impl SqliteRegistry {
+    /// Opens the registry at `path`, or makes it, and brings its schema up to date.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, RegistryError> {
+        let path = path.into();
+        let error = |reason: String| RegistryError {
+            attempted: "open",
+            target: path.display().to_string(),
+            reason,
+        };
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|e| {
+            error(format!("{e} at /proc/sys/kernel/random/boot_id; is /proc mounted?"))
+        })?;
+        let mut writer = connect(&path).map_err(|e| error(e.to_string()))?;
+        schema::migrate(&mut writer).map_err(|e| error(e.to_string()))?;
+        let reader = connect(&path).map_err(|e| error(e.to_string()))?;
+        Ok(Self {
+            boot: boot.trim().into(),
+            reader: Arc::new(Mutex::new(reader)),
+            writer: Arc::new(Mutex::new(writer)),
+            path: path.into(),
+        })
+    }
+
+    async fn on<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        connection: &Arc<Mutex<Connection>>,
+        call: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let connection = connection.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let mut connection =
+                connection.lock().expect("no code panics while it holds the connection");
+            call(&mut connection)
+        });
+        let reason = match tokio::time::timeout(CALL, task).await {
+            Ok(Ok(Ok(value))) => return Ok(value),
+            Ok(Ok(Err(failure))) => failure.to_string(),
+            Ok(Err(join)) => join.to_string(),
+            Err(_) => format!("no answer within {CALL:?}; is the disk well?"),
+        };
+        Err(RegistryError { attempted, target: self.path.display().to_string(), reason })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        call: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        self.on(attempted, &self.reader, call).await
+    }
+
+    /// Runs `call` in an IMMEDIATE transaction and commits it.
+    async fn write<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        call: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let call = move |connection: &mut Connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = call(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        self.on(attempted, &self.writer, call).await
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    Ok(connection)
+}
+
+fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<u64>> {
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?")?;
+    statement.query_row([key], |row| row.get(0)).optional()
+}
+
+fn set_meta(connection: &Connection, key: &str, value: u64) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?, ?)")?;
+    statement.execute(params![key, value]).map(drop)
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Largest integer that SQLite keeps: what a time far in the future is cut to.
+const INTEGER_MAX: u64 = i64::MAX as u64;
+
+fn apply(transaction: &rusqlite::Transaction<'_>, change: &PoolChange) -> Result<(), Failure> {
+    let mut segments = meta(transaction, schema::SEGMENTS)?.unwrap_or(0);
+    for row in &change.upsert {
+        segments += u64::from(rows::upsert(transaction, row)?);
+    }
+    let mut delete = transaction.prepare_cached("DELETE FROM pool WHERE id = ?")?;
+    for id in &change.remove {
+        segments = segments.saturating_sub(delete.execute([id.as_str()])? as u64);
+    }
+    set_meta(transaction, schema::SEGMENTS, segments)?;
+    if let Some(at) = change.complete_at_ms {
+        set_meta(transaction, schema::COMPLETE_AT_MS, at)?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Registry for SqliteRegistry {
+    async fn change_pool(&self, change: PoolChange) -> Result<(), RegistryError> {
+        self.write("change the pool", move |transaction| apply(transaction, &change)).await
+    }
+
+    async fn pool_meta(&self) -> Result<Option<PoolMeta>, RegistryError> {
+        self.read("read the pool's state", |connection| {
+            let transaction = connection.transaction()?;
+            let complete = meta(&transaction, schema::COMPLETE_AT_MS)?;
+            let segments = meta(&transaction, schema::SEGMENTS)?.unwrap_or(0);
+            Ok(complete.map(|complete_at_ms| PoolMeta { complete_at_ms, segments }))
+        })
+        .await
+    }
+
+    async fn lookup(&self, id: &SegmentId) -> Result<Lookup, RegistryError> {
+        let id = id.clone();
+        self.read("look a segment up", move |connection| {
+            // one snapshot: a row that comes between two questions must not look absent
+            let transaction = connection.transaction()?;
+            let row = transaction
+                .prepare_cached(&format!("SELECT {ROW} FROM pool WHERE id = ?"))?
+                .query_row([id.as_str()], row_of)
+                .optional()?;
+            match row {
+                Some(row) => Ok(Lookup::Listed(row)),
+                None if meta(&transaction, schema::COMPLETE_AT_MS)?.is_some() => Ok(Lookup::Absent),
+                None => Ok(Lookup::Unknown),
+            }
+        })
+        .await
+    }
+
+    async fn pool_page(
+        &self,
+        after: Option<&SegmentId>,
+        limit: usize,
+    ) -> Result<Vec<PoolRow>, RegistryError> {
+        let after = after.map_or(String::new(), ToString::to_string);
+        self.read("page through the pool", move |connection| {
+            let sql = format!("SELECT {ROW} FROM pool WHERE id > ? ORDER BY id LIMIT ?");
+            let mut statement = connection.prepare_cached(&sql)?;
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let rows = statement.query_map(params![after, limit], row_of)?;
+            Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?)
+        })
+        .await
+    }
+
+    async fn incarnation(&self) -> Result<Option<u64>, RegistryError> {
+        self.read("read the incarnation", |connection| Ok(meta(connection, schema::INCARNATION)?))
+            .await
+    }
+
+    async fn begin_incarnation(&self, incarnation: u64) -> Result<bool, RegistryError> {
+        self.write("begin an incarnation", move |transaction| {
+            let mut statement =
+                transaction.prepare_cached("INSERT OR IGNORE INTO meta VALUES (?, ?)")?;
+            Ok(statement.execute(params![schema::INCARNATION, incarnation])? == 1)
+        })
+        .await
+    }
+
+    async fn acquire_write(
+        &self,
+        id: &SegmentId,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<Acquired, RegistryError> {
+        let (id, holder, boot) = (id.clone(), holder.to_owned(), self.boot.clone());
+        self.write("take a write lock", move |transaction| {
+            let incarnation = meta(transaction, schema::INCARNATION)?.ok_or_else(|| {
+                Failure::Said("it has no incarnation yet, so nobody may write".to_owned())
+            })?;
+            let held: Option<String> = transaction
+                .prepare_cached(
+                    "SELECT holder FROM write_lock WHERE id = ? AND boot = ? AND expires_ms > ?",
+                )?
+                .query_row(params![id.as_str(), &*boot, now_ms()], |row| row.get(0))
+                .optional()?;
+            if let Some(by) = held {
+                return Ok(Acquired::HeldBy(by));
+            }
+            let index = meta(transaction, schema::EPOCH_INDEX)?.unwrap_or(0) + 1;
+            set_meta(transaction, schema::EPOCH_INDEX, index)?;
+            let expires = now_ms().saturating_add(ms(ttl)).min(INTEGER_MAX);
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO write_lock VALUES (?, ?, ?, ?, ?, ?)")?
+                .execute(params![id.as_str(), incarnation, index, holder, &*boot, expires])?;
+            Ok(Acquired::Yes(WriteLock { id, epoch: Epoch { incarnation, index }, holder }))
+        })
+        .await
+    }
+
+    async fn renew_write(&self, lock: &WriteLock, ttl: Duration) -> Result<bool, RegistryError> {
+        let (lock, boot) = (lock.clone(), self.boot.clone());
+        self.write("confirm a write lock", move |transaction| {
+            let now = now_ms();
+            let expires = now.saturating_add(ms(ttl)).min(INTEGER_MAX);
+            let renewed = transaction
+                .prepare_cached(
+                    "UPDATE write_lock SET expires_ms = ? WHERE id = ? AND incarnation = ? AND idx = ?
+                     AND boot = ? AND expires_ms > ?",
+                )?
+                .execute(params![
+                    expires,
+                    lock.id.as_str(),
+                    lock.epoch.incarnation,
+                    lock.epoch.index,
+                    &*boot,
+                    now
+                ])?;
+            Ok(renewed == 1)
+        })
+        .await
+    }
+
+    async fn release_write(&self, lock: &WriteLock) -> Result<(), RegistryError> {
+        let lock = lock.clone();
+        self.write("give a write lock back", move |transaction| {
+            transaction
+                .prepare_cached(
+                    "DELETE FROM write_lock WHERE id = ? AND incarnation = ? AND idx = ?",
+                )?
+                .execute(params![lock.id.as_str(), lock.epoch.incarnation, lock.epoch.index])?;
+            Ok(())
+        })
+        .await
+    }
+}

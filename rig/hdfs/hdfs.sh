@@ -1,0 +1,289 @@
+#!/usr/bin/env bash
+# A real HDFS for tests and demonstrations: one NameNode and three DataNodes on loopback, each its own JVM.
+#
+#   hdfs.sh fetch                          jars into the user's cache, once per Hadoop version
+#   hdfs.sh start DIR [OWNER_PID]          ready when it returns; DIR/env says where. With OWNER_PID all of it
+#                                          ends, and DIR goes, when that process is gone
+#   hdfs.sh stop DIR                       ends every process; the data stays
+#   hdfs.sh status DIR                     what runs
+#   hdfs.sh pause|resume|kill DIR WHO      SIGSTOP, SIGCONT, SIGKILL; WHO is namenode or datanode-1..3
+#   hdfs.sh restart DIR WHO                kills it where it runs, starts it with its data, waits until all is ready
+#   hdfs.sh reformat DIR                   a fresh, empty NameNode and DataNodes on the same ports
+#   hdfs.sh blocks DIR /PATH               "datanode-N FILE" for each replica of each block of a file
+#   hdfs.sh dfs DIR ARGS...                Hadoop's own `hdfs dfs ARGS`
+#
+# `stop` uses SIGKILL: HDFS keeps what it acknowledged, and a JVM's orderly end takes seconds.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+version=$(sed -n 's:.*<hadoop.version>\(.*\)</hadoop.version>.*:\1:p' "$here/pom.xml")
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/trough/hadoop-$version
+lib=$cache/lib
+datanodes=3
+ready_s=${HDFS_RIG_READY_S:-90}
+
+fail() { echo "hdfs.sh: $*" >&2; exit 1; }
+
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "hdfs.sh: installing $2" >&2
+        { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" ||
+            { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2"; }; } >&2
+    fi
+    command -v "$1" >/dev/null || fail "$1 is missing: install it (Debian: apt-get install $2)"
+}
+
+fetch() {
+    need java openjdk-17-jre-headless
+    [ -d "$lib" ] && return
+    need mvn maven
+    mkdir -p "$cache"
+    exec 9>"$cache/fetch.lock"
+    flock 9
+    if [ ! -d "$lib" ]; then
+        echo "hdfs.sh: fetching Hadoop $version (about 65 MB) into $lib" >&2
+        rm -rf "$cache/lib.part"
+        mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+            "-DoutputDirectory=$cache/lib.part" >&2 || fail "maven could not fetch Hadoop $version"
+        mv "$cache/lib.part" "$lib"
+    fi
+    exec 9>&-
+}
+
+property() { printf '  <property><name>%s</name><value>%s</value></property>\n' "$1" "$2"; }
+
+site() { # FILE, properties on stdin
+    { echo '<configuration>'; cat; echo '</configuration>'; } >"$1"
+}
+
+# One configuration directory for each process: the webapps directories must be there, though empty.
+configure() {
+    local conf=$dir/$1/conf n=${1#datanode-}
+    mkdir -p "$conf/webapps/hdfs" "$conf/webapps/datanode"
+    cat >"$conf/log4j.properties" <<LOG
+log4j.rootLogger=INFO,A
+log4j.appender.A=org.apache.log4j.ConsoleAppender
+log4j.appender.A.layout=org.apache.log4j.PatternLayout
+log4j.appender.A.layout.ConversionPattern=%d{ISO8601} %p %c: %m%n
+LOG
+    {
+        property fs.defaultFS "hdfs://127.0.0.1:$rpc_port"
+        property hadoop.tmp.dir "$dir/$1/tmp"
+        property ipc.client.connect.retry.interval 100
+        property ipc.client.connect.max.retries 100
+    } | site "$conf/core-site.xml"
+    {
+        property dfs.replication "$datanodes"
+        property dfs.permissions.enabled true
+        property dfs.heartbeat.interval 1
+        property dfs.namenode.heartbeat.recheck-interval 1000
+        property dfs.namenode.redundancy.interval.seconds 1s
+        property dfs.namenode.safemode.extension 0
+        property dfs.namenode.safemode.min.datanodes "$datanodes"
+        property dfs.namenode.datanode.registration.ip-hostname-check false
+        property dfs.namenode.fs-limits.min-block-size 0
+        property dfs.namenode.http-address "127.0.0.1:$http_port"
+        property dfs.namenode.name.dir "$dir/namenode/data"
+        property dfs.namenode.handler.count 16
+        # an edit need not survive a power cut here, only the end of its process
+        property dfs.namenode.edits.noeditlogchannelflush true
+        if [ "$1" != namenode ]; then
+            local base=$((dn_port + (n - 1) * 3))
+            property dfs.datanode.data.dir "$dir/$1/data"
+            property dfs.datanode.address "127.0.0.1:$base"
+            property dfs.datanode.http.address "127.0.0.1:$((base + 1))"
+            property dfs.datanode.ipc.address "127.0.0.1:$((base + 2))"
+            property dfs.datanode.du.reserved 0
+        fi
+    } | site "$conf/hdfs-site.xml"
+}
+
+everyone() { echo namenode; seq -f 'datanode-%g' 1 "$datanodes"; }
+
+java_for() { # WHO HEAP CLASS ARGS...
+    local who=$1 heap=$2
+    shift 2
+    # serial collector and first compiler only: four JVMs share a test's two cores, and start-up counts most
+    HADOOP_USER_NAME=hdfs exec java "-Xmx$heap" -XX:+UseSerialGC -XX:TieredStopAtLevel="${HDFS_RIG_TIER:-1}" -Xshare:auto \
+        --add-opens=java.base/java.lang=ALL-UNNAMED -cp "$dir/$who/conf:$lib/*" "$@"
+}
+
+pid_of() { cat "$dir/$1/pid" 2>/dev/null || true; }
+
+alive() { # WHO; the pid must still be a JVM with our directory on its command line
+    local pid
+    pid=$(pid_of "$1")
+    [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/$1/conf"
+}
+
+launch() { # WHO
+    local class=org.apache.hadoop.hdfs.server.datanode.DataNode heap=192m
+    if [ "$1" = namenode ]; then
+        class=org.apache.hadoop.hdfs.server.namenode.NameNode heap=${HDFS_RIG_NAMENODE_HEAP:-256m}
+    fi
+    (java_for "$1" "$heap" "$class" </dev/null >>"$dir/$1/log" 2>&1) 9>&- &
+    echo $! >"$dir/$1/pid"
+}
+
+terminate() { # WHO
+    alive "$1" || return 0
+    local pid
+    pid=$(pid_of "$1")
+    kill -KILL "$pid" 2>/dev/null || true
+    while alive "$1"; do sleep 0.02; done
+    rm -f "$dir/$1/pid"
+}
+
+# HTTP by bash alone: a Java command costs over a second, and curl is not everywhere.
+http() { # METHOD PATH
+    timeout 5 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" &&
+        printf "%s %s HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n" "$1" "$2" >&3 &&
+        cat <&3' "$http_port" "$1" "$2" 2>/dev/null
+}
+get() { http GET "$1"; }
+
+# The superuser is called hdfs, so that permissions mean something to everyone else; the root is open to all.
+open_root() { http PUT '/webhdfs/v1/?op=SETPERMISSION&permission=777&user.name=hdfs' | grep -q ' 200 '; }
+
+ready() {
+    local state
+    state=$(get '/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState') || return 1
+    grep -q "\"NumLiveDataNodes\" : $datanodes" <<<"$state" && grep -q '"FSState" : "Operational"' <<<"$state"
+}
+
+wait_ready() {
+    local deadline=$((SECONDS + ready_s)) who
+    until ready; do
+        for who in $(everyone); do
+            alive "$who" && continue
+            tail -n 30 "$dir/$who/log" >&2
+            echo "hdfs.sh: $who ended while starting; its log is $dir/$who/log" >&2
+            return 1
+        done
+        if [ $SECONDS -ge $deadline ]; then
+            for who in $(everyone); do echo "== $who" >&2; tail -n 15 "$dir/$who/log" >&2; done
+            echo "hdfs.sh: HDFS below $dir was not ready within $ready_s s" >&2
+            return 1
+        fi
+        sleep 0.1
+    done
+}
+
+free_ports() { # COUNT: the first of COUNT ports in a row, below the range that the kernel hands out itself
+    local first port
+    while :; do
+        first=$((10000 + RANDOM % 20000))
+        for port in $(seq "$first" $((first + $1 - 1))); do
+            (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && continue 2
+        done
+        echo "$first"
+        return
+    done
+}
+
+choose_ports() {
+    rpc_port=$(free_ports $((2 + 3 * datanodes)))
+    http_port=$((rpc_port + 1)) dn_port=$((rpc_port + 2))
+    cat >"$dir/env" <<ENV
+rpc_port=$rpc_port
+http_port=$http_port
+dn_port=$dn_port
+HDFS_URL=hdfs://127.0.0.1:$rpc_port
+ENV
+}
+
+format() {
+    (java_for namenode 256m org.apache.hadoop.hdfs.server.namenode.NameNode -format -nonInteractive) \
+        >>"$dir/namenode/log" 2>&1 || { tail -n 30 "$dir/namenode/log" >&2; fail "the NameNode could not be formatted"; }
+}
+
+launch_all() {
+    local who
+    for who in $(everyone); do launch "$who"; done
+}
+
+stop_all() {
+    local who
+    for who in $(everyone); do terminate "$who"; done
+}
+
+started_at() { cut -d' ' -f22 "/proc/$1/stat" 2>/dev/null || true; }
+
+# Ends the rig when the process that asked for it is gone, however it went.
+watchdog() { # OWNER_PID; its start time tells it from a later process of the same number
+    local born
+    born=$(started_at "$1")
+    (
+        exec 9>&-
+        while [ -n "$born" ] && [ "$(started_at "$1")" = "$born" ] && [ -f "$dir/env" ]; do sleep 0.3; done
+        stop_all
+        rm -rf "$dir"
+    ) </dev/null >/dev/null 2>&1 &
+}
+
+start() { # [OWNER_PID]
+    local who attempt
+    fetch
+    mkdir -p "$dir"
+    for who in $(everyone); do
+        alive "$who" && fail "$who of $dir runs already; stop it first"
+    done
+    [ -z "${1:-}" ] || watchdog_after=$1
+    for attempt in 1 2 3; do # another process may take a port between the look and the bind
+        if [ ! -f "$dir/env" ] || [ "$attempt" -gt 1 ]; then choose_ports; else . "$dir/env"; fi
+        [ "$attempt" -gt 1 ] || [ -z "${watchdog_after:-}" ] || watchdog "$watchdog_after"
+        for who in $(everyone); do configure "$who"; done
+        [ -d "$dir/namenode/data/current" ] || format
+        launch_all
+        wait_ready && { open_root || fail "the root directory could not be opened to all"; } && return
+        stop_all
+        grep -q 'BindException' "$dir"/*/log || break
+    done
+    fail "HDFS could not be started below $dir"
+}
+
+blocks() { # PATH
+    local answer id n file
+    answer=$(get "/webhdfs/v1$1?op=GET_BLOCK_LOCATIONS") || fail "the NameNode does not answer"
+    for id in $(grep -o '"blockId":[0-9]*' <<<"$answer" | cut -d: -f2 | sort -un); do
+        for n in $(seq 1 "$datanodes"); do
+            find "$dir/datanode-$n/data" -name "blk_$id" 2>/dev/null | while read -r file; do
+                echo "datanode-$n $file"
+            done
+        done
+    done
+}
+
+verb=${1:-help}
+if [ "$verb" = fetch ]; then fetch; exit; fi
+[ $# -ge 2 ] || { sed -n '2,/^set /p' "$0" | sed '$d;s/^# \{0,1\}//'; exit 2; }
+mkdir -p "$2"
+dir=$(cd "$2" && pwd)
+shift 2
+if [ "$verb" = start ]; then start "$@"; exit; fi
+[ -f "$dir/env" ] || fail "$dir has no HDFS; start it first"
+. "$dir/env"
+case ${1:-} in
+    namenode | datanode-[1-9]) ;;
+    *) case $verb in pause | resume | kill | restart) fail "$verb needs namenode or datanode-1..$datanodes" ;; esac ;;
+esac
+case $verb in
+    stop) stop_all ;;
+    status) for who in $(everyone); do alive "$who" && echo "$who $(pid_of "$who")" || echo "$who down"; done ;;
+    pause) alive "$1" && kill -STOP "$(pid_of "$1")" ;;
+    resume) alive "$1" && kill -CONT "$(pid_of "$1")" ;;
+    kill) terminate "$1" ;;
+    restart) terminate "$1"; launch "$1"; wait_ready ;;
+    reformat)
+        stop_all
+        for who in $(everyone); do rm -rf "$dir/$who/data"; done
+        format
+        launch_all
+        wait_ready
+        open_root
+        ;;
+    blocks) blocks "$1" ;;
+    dfs) java_for namenode 1g org.apache.hadoop.fs.FsShell "$@" ;;
+    *) fail "unknown verb $verb" ;;
+esac

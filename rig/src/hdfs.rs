@@ -1,0 +1,199 @@
+//! A real HDFS on loopback: a NameNode and three DataNodes, each a JVM of its own that a test can pause, kill
+//! and restart. `rig/hdfs/hdfs.sh` does the work; this is its face in Rust.
+//!
+//! Invariant: nothing outlives the test process, however it ends: the script's watchdog sees to it.
+
+use std::fmt;
+use std::ops::Deref;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// How many DataNodes there are; each block is on all of them.
+pub const DATANODES: u8 = 3;
+
+/// One JVM of the rig.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// The one NameNode.
+    NameNode,
+    /// DataNode 1 to [`DATANODES`].
+    DataNode(u8),
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameNode => f.write_str("namenode"),
+            Self::DataNode(n) => write!(f, "datanode-{n}"),
+        }
+    }
+}
+
+/// A running HDFS; dropping it stops it and removes its data.
+#[derive(Debug)]
+pub struct Hdfs {
+    dir: PathBuf,
+    address: String,
+}
+
+/// The HDFS of this test binary, used but not harmed; see [`shared`].
+pub struct Shared(RwLockReadGuard<'static, Hdfs>);
+
+/// The HDFS of this test binary, for a test alone; see [`exclusive`].
+pub struct Exclusive(RwLockWriteGuard<'static, Hdfs>);
+
+/// The HDFS that the tests of one binary share while they only use it. Each takes a directory of its own.
+/// Every test has a thread of its own, so one that waits here holds nobody up.
+pub fn shared() -> Shared {
+    // a failed test poisons nothing that matters: the next one looks for itself
+    Shared(started().read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The same HDFS for a test that pauses, kills or formats: the others wait. Put right what you broke.
+pub fn exclusive() -> Exclusive {
+    Exclusive(started().write().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn started() -> &'static RwLock<Hdfs> {
+    static STARTED: OnceLock<RwLock<Hdfs>> = OnceLock::new();
+    STARTED.get_or_init(|| RwLock::new(Hdfs::start()))
+}
+
+impl Deref for Shared {
+    type Target = Hdfs;
+    fn deref(&self) -> &Hdfs {
+        &self.0
+    }
+}
+
+impl Deref for Exclusive {
+    type Target = Hdfs;
+    fn deref(&self) -> &Hdfs {
+        &self.0
+    }
+}
+
+impl Hdfs {
+    /// Starts one of its own and waits until it is ready (about 5 s once the jars are fetched).
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("trough-hdfs-")
+            .tempdir()
+            .expect("a temporary directory for the HDFS rig")
+            .keep();
+        let owner = rustix::process::getpid().as_raw_nonzero().to_string();
+        run(&dir, &["start"], &[&owner]);
+        let env = std::fs::read_to_string(dir.join("env")).expect("the rig's env file");
+        let address = env
+            .lines()
+            .find_map(|line| line.strip_prefix("HDFS_URL="))
+            .expect("HDFS_URL in the rig's env file")
+            .to_owned();
+        Self { dir, address }
+    }
+
+    /// `hdfs://127.0.0.1:PORT` and `path`, which starts with `/`.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.address)
+    }
+
+    /// Where configuration, logs and blocks lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// SIGSTOP: it hangs, its connections stay.
+    pub fn pause(&self, process: Process) {
+        self.run("pause", &[&process.to_string()]);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, process: Process) {
+        self.run("resume", &[&process.to_string()]);
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self, process: Process) {
+        self.run("kill", &[&process.to_string()]);
+    }
+
+    /// Starts it with its data, and waits until all of the rig is ready.
+    pub fn restart(&self, process: Process) {
+        self.run("restart", &[&process.to_string()]);
+    }
+
+    /// Kills everything and starts it empty on the same ports.
+    pub fn reformat(&self) {
+        self.run("reformat", &[]);
+    }
+
+    /// Hadoop's own `hdfs dfs ARGS`; its standard output.
+    pub fn dfs(&self, args: &[&str]) -> String {
+        self.run("dfs", args)
+    }
+
+    /// The files on the disks that hold the blocks of the file at `path`, with the number of the DataNode.
+    pub fn blocks(&self, path: &str) -> Vec<(u8, PathBuf)> {
+        let text = self.run("blocks", &[path]);
+        let line = |line: &str| {
+            let (node, file) = line.strip_prefix("datanode-")?.split_once(' ')?;
+            Some((node.parse().ok()?, PathBuf::from(file)))
+        };
+        text.lines()
+            .map(|text| line(text).unwrap_or_else(|| panic!("hdfs.sh blocks said {text:?}")))
+            .collect()
+    }
+
+    /// Flips one byte in the middle of each block of the file at `path` on the named DataNodes.
+    pub fn flip_byte(&self, path: &str, datanodes: &[u8]) {
+        let blocks = self.blocks(path);
+        for node in datanodes {
+            let mine: Vec<_> = blocks.iter().filter(|(of, _)| of == node).collect();
+            assert!(!mine.is_empty(), "datanode-{node} has no block of {path}: {blocks:?}");
+            for (_, file) in mine {
+                let block = std::fs::OpenOptions::new().read(true).write(true).open(file);
+                let block = block.expect("a block file opens");
+                let at = block.metadata().expect("a block file's length").len() / 2;
+                let mut byte = [0];
+                block.read_exact_at(&mut byte, at).expect("a block file reads");
+                block.write_all_at(&[byte[0] ^ 0x20], at).expect("a block file takes a byte");
+            }
+        }
+    }
+
+    fn run(&self, verb: &str, args: &[&str]) -> String {
+        run(&self.dir, &[verb], args)
+    }
+}
+
+impl Drop for Hdfs {
+    fn drop(&mut self) {
+        let stopped = script(&self.dir, &["stop"], &[]);
+        if stopped.status.success() {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+fn script(dir: &Path, verb: &[&str], args: &[&str]) -> Output {
+    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/hdfs/hdfs.sh"))
+        .args(verb)
+        .arg(dir)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("rig/hdfs/hdfs.sh runs")
+}
+
+fn run(dir: &Path, verb: &[&str], args: &[&str]) -> String {
+    let output = script(dir, verb, args);
+    assert!(
+        output.status.success(),
+        "hdfs.sh {verb:?} {args:?} failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

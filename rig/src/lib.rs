@@ -1,0 +1,6 @@
+//! The real parts that tests run against: started here, and gone with the process that started them.
+//!
+//! Everything panics on failure with what was missing: this is test support, and a test that cannot have its
+//! real part has failed.
+
+pub mod hdfs;

@@ -1,0 +1,70 @@
+//! Which life of the registry this is, counted in the deep store.
+//!
+//! Invariant: no two lives of a registry get the same number, because the deep store creates each counter file
+//! `<root>/.trough/incarnation/<n>` once and never overwrites it. So a registry that comes back empty starts
+//! above every epoch that was handed out before.
+
+use crate::registry::{Registry, RegistryError};
+use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
+
+/// The counter's directory below the store's root; a listing passes over it.
+const DIRECTORY: &str = ".trough/incarnation";
+/// The most counter files there may be: one for each time that a registry was lost.
+const INCARNATIONS_MAX: usize = 100_000;
+/// How often the next number may be taken by somebody else at the same moment.
+const ATTEMPTS: u64 = 16;
+
+/// Why the incarnation could not be found out or begun.
+#[derive(Debug, thiserror::Error)]
+pub enum IncarnationError {
+    /// The deep store failed.
+    #[error("cannot count the registry's incarnation")]
+    Store(#[from] StoreError),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Every number tried was taken at that moment.
+    #[error("the next {ATTEMPTS} incarnations were all taken by others at this moment; try again")]
+    Contended,
+}
+
+/// The incarnation of `registry`; one that has none begins the next that `store` counts.
+pub async fn ensure(store: &dyn Store, registry: &dyn Registry) -> Result<u64, IncarnationError> {
+    if let Some(incarnation) = registry.incarnation().await? {
+        return Ok(incarnation);
+    }
+    let counted = count(store).await?;
+    tracing::info!(incarnation = counted, "the registry has no incarnation; beginning one");
+    registry.begin_incarnation(counted).await?;
+    // somebody else may have begun one between the two questions: what the registry says holds
+    Ok(registry.incarnation().await?.unwrap_or(counted))
+}
+
+/// Creates the next counter file and returns its number.
+async fn count(store: &dyn Store) -> Result<u64, IncarnationError> {
+    let directory = StorePath::new(DIRECTORY).map_err(path_error)?;
+    store.mkdir(&directory).await?;
+    let names = store.names(&directory, INCARNATIONS_MAX).await?;
+    let highest = names.iter().filter_map(|name| name.parse::<u64>().ok()).max().unwrap_or(0);
+    for next in highest + 1..=highest + ATTEMPTS {
+        let path = directory.join(&next.to_string()).map_err(path_error)?;
+        match store.create(&path).await {
+            Ok(file) => {
+                file.close().await?;
+                return Ok(next);
+            }
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(IncarnationError::Contended)
+}
+
+fn path_error(error: crate::store::InvalidStorePath) -> StoreError {
+    StoreError {
+        kind: StoreErrorKind::NotFound,
+        attempted: "name the counter in",
+        target: DIRECTORY.to_owned(),
+        reason: error.to_string(),
+    }
+}

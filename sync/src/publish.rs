@@ -1,0 +1,353 @@
+//! `put`: a SQLite file becomes a published segment of the deep store.
+//!
+//! Invariants: a segment shows in the deep store whole, checked, read back and compared, or not at all; new
+//! data never shows without its seal; of two publishers of one segment at most one publishes, even when both
+//! believe they hold the lock (S4): who takes over deletes every lower epoch's staging directory first, no
+//! directory is made twice, nothing in it is created with its parents, and so a late rename finds no source.
+//!
+//! Stated limit: a file that somebody puts at the final path by other means between the last look and the
+//! rename is overwritten.
+//!
+//! Left out: what lies in `.staging/<label>/` after a crash is deleted by the next `put` of that segment, not
+//! before.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fsd::failpoint::crash_point;
+use fsd::segment::{SegmentId, Stamp, Version};
+use futures::stream::{Stream, StreamExt};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OnceCell, Semaphore};
+
+use crate::incarnation::{self, IncarnationError};
+use crate::metrics as names;
+use crate::registry::{Acquired, Epoch, Registry, RegistryError};
+use crate::seal::SealError;
+use crate::store::{Store, StoreError, StorePath};
+
+mod lease;
+mod prepare;
+mod stage;
+
+use lease::Lease;
+use stage::Staging;
+
+/// How publishing is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublishSettings {
+    /// Segments in flight. HDFS lets a file's close wait half a second, so speed comes from many at once.
+    pub concurrency: usize,
+    /// Segments being copied and checked at the same time, which is work for processor and disk.
+    pub prepare_concurrency: usize,
+    /// How long a write lock outlives a publisher that died.
+    pub lock_ttl_s: u64,
+    /// Where copies are made and checked before they go; `None` is the system's temporary directory. It needs
+    /// room for `concurrency` segments.
+    pub temp_dir: Option<PathBuf>,
+}
+
+impl Default for PublishSettings {
+    fn default() -> Self {
+        Self { concurrency: 32, prepare_concurrency: 4, lock_ttl_s: 60, temp_dir: None }
+    }
+}
+
+/// How far one segment is, for a progress bar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Copied and checked; so many bytes will go.
+    Prepared(u64),
+    /// So many bytes more were written to the deep store.
+    Uploaded(u64),
+    /// So many bytes more were read back.
+    ReadBack(u64),
+    /// It shows.
+    Published,
+}
+
+/// Is told of every step; must not block.
+pub type OnProgress = Arc<dyn Fn(&SegmentId, Progress) + Send + Sync>;
+
+/// A segment that was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Which.
+    pub id: SegmentId,
+    /// Where it lies in the deep store.
+    pub path: StorePath,
+    /// Length, mtime and digest.
+    pub version: Version,
+    /// The fence it was published with.
+    pub epoch: Epoch,
+}
+
+/// Why a segment was not published. Unless [`Self::Rename`] says otherwise, what was published before is
+/// still what shows.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The source cannot be read as a SQLite database.
+    #[error("cannot copy {path}: {reason}", path = path.display())]
+    Source {
+        /// The source.
+        path: PathBuf,
+        /// What came back, and what to do.
+        reason: String,
+    },
+    /// `PRAGMA integrity_check` of the copy did not say ok.
+    #[error("{path} is damaged and was not published: {problems}; repair it with `sqlite3 .recover`", path = path.display())]
+    Damaged {
+        /// The source.
+        path: PathBuf,
+        /// The first things that SQLite found.
+        problems: String,
+    },
+    /// No incarnation, so no fence.
+    #[error("cannot get a fence for {id}")]
+    Incarnation {
+        /// The segment.
+        id: SegmentId,
+        /// Why.
+        source: IncarnationError,
+    },
+    /// The registry failed.
+    #[error("cannot lock {id} for writing")]
+    Lock {
+        /// The segment.
+        id: SegmentId,
+        /// Why.
+        source: RegistryError,
+    },
+    /// Somebody else is publishing or writing it.
+    #[error("{id} is locked by {holder}; wait for it to finish, or for its lock to run out")]
+    HeldBy {
+        /// The segment.
+        id: SegmentId,
+        /// Who.
+        holder: String,
+    },
+    /// The lock was lost on the way, or a later epoch was here already (S4).
+    #[error(
+        "the write lock of {id} was lost to another publisher at epoch {epoch}; nothing was published, try again"
+    )]
+    Fenced {
+        /// The segment.
+        id: SegmentId,
+        /// The epoch that is over, or the later one that was found.
+        epoch: Epoch,
+    },
+    /// An earlier publisher's staging directory could not be deleted, or ours not be made.
+    #[error("cannot make a place to stage {id}")]
+    Stage {
+        /// The segment.
+        id: SegmentId,
+        /// Why.
+        source: StoreError,
+    },
+    /// The copy could not be written to the staging directory.
+    #[error("cannot write {id} to the deep store")]
+    Upload {
+        /// The segment.
+        id: SegmentId,
+        /// Why.
+        source: StoreError,
+    },
+    /// What was written could not be read back.
+    #[error("cannot read {id} back from the deep store")]
+    ReadBack {
+        /// The segment.
+        id: SegmentId,
+        /// Why.
+        source: StoreError,
+    },
+    /// What was read back is not what was written.
+    #[error(
+        "{id} reads back from the deep store with other bytes than were written; look at the disks of its DataNodes"
+    )]
+    Differs {
+        /// The segment.
+        id: SegmentId,
+    },
+    /// No seal could be made.
+    #[error("cannot seal {id}")]
+    Seal {
+        /// The segment.
+        id: SegmentId,
+        /// Why.
+        source: SealError,
+    },
+    /// Somebody put another file at the final path meanwhile, without the lock.
+    #[error("{path} was changed by somebody else meanwhile ({found}); look at it and put again")]
+    Conflict {
+        /// The final path.
+        path: String,
+        /// What is there now.
+        found: String,
+    },
+    /// The last step failed; it may have happened all the same.
+    #[error("cannot move {id} to its final path; `trough status` shows which version is there")]
+    Rename {
+        /// The segment.
+        id: SegmentId,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+impl PublishError {
+    /// The step that failed, as metrics call it.
+    pub fn step(&self) -> &'static str {
+        match self {
+            Self::Source { .. } => "source",
+            Self::Damaged { .. } => "damaged",
+            Self::Incarnation { .. } => "incarnation",
+            Self::Lock { .. } => "lock",
+            Self::HeldBy { .. } => "held",
+            Self::Fenced { .. } => "fenced",
+            Self::Stage { .. } => "stage",
+            Self::Upload { .. } => "upload",
+            Self::ReadBack { .. } => "read_back",
+            Self::Differs { .. } => "differs",
+            Self::Seal { .. } => "seal",
+            Self::Conflict { .. } => "conflict",
+            Self::Rename { .. } => "rename",
+        }
+    }
+}
+
+/// Publishes segments. Cloning is cheap; all clones share the limits.
+#[derive(Clone)]
+pub struct Publisher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    registry: Arc<dyn Registry>,
+    settings: PublishSettings,
+    holder: String,
+    on_progress: OnProgress,
+    preparing: Semaphore,
+    incarnation: OnceCell<u64>,
+}
+
+impl Publisher {
+    /// A publisher into `store`. `holder` says to others who holds a lock: host, process, purpose.
+    pub fn new(
+        store: Arc<dyn Store>,
+        registry: Arc<dyn Registry>,
+        settings: PublishSettings,
+        holder: String,
+        on_progress: OnProgress,
+    ) -> Self {
+        let preparing = Semaphore::new(settings.prepare_concurrency.max(1));
+        let incarnation = OnceCell::new();
+        let inner =
+            Inner { store, registry, settings, holder, on_progress, preparing, incarnation };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Publishes every segment of `sources`, up to `concurrency` at a time; results come as they are there.
+    pub fn put_all(
+        &self,
+        sources: impl Stream<Item = (SegmentId, PathBuf)> + Send,
+    ) -> impl Stream<Item = (SegmentId, Result<Publication, PublishError>)> + Send {
+        let publisher = self.clone();
+        let limit = self.inner.settings.concurrency.max(1);
+        let put = move |(id, source): (SegmentId, PathBuf)| {
+            let publisher = publisher.clone();
+            async move {
+                let result = publisher.put(&id, source).await;
+                (id, result)
+            }
+        };
+        sources.map(put).buffer_unordered(limit)
+    }
+
+    /// Publishes the SQLite database at `source` as segment `id`. It may be in use, and in WAL mode.
+    ///
+    /// Dropping the future leaves the lock to its time to live, and the staging directory to the next `put`.
+    pub async fn put(&self, id: &SegmentId, source: PathBuf) -> Result<Publication, PublishError> {
+        let result = self.put_one(id, source).await;
+        match &result {
+            Ok(publication) => {
+                metrics::counter!(names::PUBLISHED_SEGMENTS).increment(1);
+                let bytes = publication.version.stamp.length;
+                metrics::counter!(names::PUBLISHED_BYTES).increment(bytes);
+            }
+            Err(error) => {
+                metrics::counter!(names::PUBLISH_FAILURES, "step" => error.step()).increment(1);
+                if let PublishError::Fenced { .. } = error {
+                    metrics::counter!(names::PUBLISH_FENCED).increment(1);
+                }
+            }
+        }
+        result
+    }
+
+    async fn put_one(&self, id: &SegmentId, source: PathBuf) -> Result<Publication, PublishError> {
+        let inner = &self.inner;
+        let prepared = {
+            // never closed, so a refusal cannot come; without a permit there is just no limit
+            let _permit = inner.preparing.acquire().await.ok();
+            prepare::prepare(source, inner.settings.temp_dir.clone()).await?
+        };
+        self.tell(id, Progress::Prepared(prepared.length));
+        crash_point("put.prepared");
+
+        let lease = self.lock(id).await?;
+        crash_point("put.locked");
+        let staging = Staging::new(inner.store.as_ref(), id, &lease);
+        let published = self.publish(id, &prepared, &staging).await;
+        staging.clear().await;
+        lease.release().await;
+        if published.is_ok() {
+            self.tell(id, Progress::Published);
+        }
+        published
+    }
+
+    async fn lock(&self, id: &SegmentId) -> Result<Lease, PublishError> {
+        let Inner { store, registry, settings, holder, incarnation, .. } = &*self.inner;
+        incarnation
+            .get_or_try_init(|| incarnation::ensure(store.as_ref(), registry.as_ref()))
+            .await
+            .map_err(|source| PublishError::Incarnation { id: id.clone(), source })?;
+        let ttl = Duration::from_secs(settings.lock_ttl_s.max(1));
+        let asked = crate::clock::since_boot();
+        match registry.acquire_write(id, holder, ttl).await {
+            Ok(Acquired::Yes(lock)) => Ok(Lease::new(registry.clone(), lock, ttl, asked)),
+            Ok(Acquired::HeldBy(holder)) => Err(PublishError::HeldBy { id: id.clone(), holder }),
+            Err(source) => Err(PublishError::Lock { id: id.clone(), source }),
+        }
+    }
+
+    async fn publish(
+        &self,
+        id: &SegmentId,
+        prepared: &prepare::Prepared,
+        staging: &Staging<'_>,
+    ) -> Result<Publication, PublishError> {
+        let fenced_before = staging.open().await?;
+        let path = StorePath::published(id);
+        let (digest, stamp) =
+            staging.upload(prepared, |bytes| self.tell(id, Progress::Uploaded(bytes))).await?;
+        crash_point("put.staged-data");
+        staging.read_back(&digest, |bytes| self.tell(id, Progress::ReadBack(bytes))).await?;
+        crash_point("put.read-back");
+        staging.seal(&prepared.seal(id, digest, stamp)).await?;
+        crash_point("put.staged-seal");
+        staging.publish(&path, fenced_before).await?;
+        let epoch = staging.epoch();
+        Ok(Publication { id: id.clone(), path, version: Version { stamp, digest }, epoch })
+    }
+
+    fn tell(&self, id: &SegmentId, progress: Progress) {
+        (self.inner.on_progress)(id, progress);
+    }
+}
+
+/// What was at the final path once this publisher owned it.
+type Before = Option<Stamp>;

@@ -1,0 +1,382 @@
+//! `put` against a local directory and a real HDFS: what shows afterwards, and what never does.
+
+// a failed step of a test is a failed test
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use fsd::segment::{Digest, SegmentId};
+use futures::{StreamExt, TryStreamExt};
+use rusqlite::Connection;
+use sync::publish::{Progress, PublishError, PublishSettings, Publisher};
+use sync::registry::sqlite::SqliteRegistry;
+use sync::registry::{Acquired, Registry};
+use sync::seal::Seal;
+use sync::store::{ListItem, Store, StorePath, StoreTimeouts, open};
+
+#[path = "support/faulty.rs"]
+mod faulty;
+
+use faulty::{Fault, FaultyStore, FreezingRegistry};
+
+struct Bench {
+    store: Arc<dyn Store>,
+    registry: Arc<dyn Registry>,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(url: Option<String>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let url = url.unwrap_or_else(|| dir.path().join("store").to_str().unwrap().to_owned());
+        let store = open(&url, StoreTimeouts::default()).unwrap();
+        let registry = Arc::new(SqliteRegistry::open(dir.path().join("registry.sqlite")).unwrap());
+        Self { store, registry, dir }
+    }
+
+    fn settings(&self) -> PublishSettings {
+        let temp_dir = self.dir.path().join("temp");
+        std::fs::create_dir_all(&temp_dir).unwrap();
+        PublishSettings { temp_dir: Some(temp_dir), lock_ttl_s: 2, ..Default::default() }
+    }
+
+    fn publisher(&self) -> Publisher {
+        self.publisher_on(self.store.clone(), self.registry.clone())
+    }
+
+    fn publisher_on(&self, store: Arc<dyn Store>, registry: Arc<dyn Registry>) -> Publisher {
+        Publisher::new(store, registry, self.settings(), "a test".to_owned(), Arc::new(|_, _| {}))
+    }
+
+    fn source(&self, name: &str, rows: u32) -> PathBuf {
+        let path = self.dir.path().join(format!("{name}.db"));
+        let _ = std::fs::remove_file(&path);
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch(
+            "CREATE TABLE t (n INTEGER, text TEXT); CREATE VIEW v AS SELECT n FROM t;",
+        )
+        .unwrap();
+        let fill = "INSERT INTO t SELECT value, hex(randomblob(200)) FROM
+                    (WITH RECURSIVE c(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM c LIMIT ?)
+                     SELECT value FROM c)";
+        db.execute(fill, [rows]).unwrap();
+        path
+    }
+
+    async fn published(&self) -> BTreeSet<String> {
+        let mut seen = BTreeSet::new();
+        let mut items = self.store.list();
+        while let Some(item) = items.next().await {
+            match item {
+                ListItem::Segment(listed) => assert!(seen.insert(listed.path.to_string())),
+                ListItem::Skipped { path, reason } => panic!("{path} is {reason:?}"),
+                ListItem::Unseen(error) => assert!(seen.is_empty(), "{error}"),
+            }
+        }
+        seen
+    }
+
+    /// The rows of the published segment, after its bytes were compared with its seal.
+    async fn rows(&self, id: &SegmentId) -> u32 {
+        let path = StorePath::published(id);
+        let bytes = self.bytes(&path).await;
+        let stamp = self.store.stat(&path).await.unwrap().unwrap();
+        let seal = Seal::parse(&self.bytes(&Seal::path(&path).unwrap()).await).unwrap();
+        assert!(seal.applies_to(id, &stamp), "the seal is of another version");
+        assert_eq!(seal.blake3, Digest::from(blake3::hash(&bytes)));
+        assert_eq!(bytes[18..20], [1, 1], "published in WAL mode");
+        assert_eq!(bytes[24..28], bytes[92..96], "the page count in the header is stale");
+        let copy = self.dir.path().join("seen.sqlite");
+        std::fs::write(&copy, &bytes).unwrap();
+        let db = Connection::open(&copy).unwrap();
+        let rows = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(seal.rows["t"], u64::from(rows));
+        rows
+    }
+
+    async fn bytes(&self, path: &StorePath) -> Vec<u8> {
+        let pieces: Vec<Bytes> = self.store.read(path).await.unwrap().try_collect().await.unwrap();
+        pieces.concat()
+    }
+
+    async fn staged(&self, id: &SegmentId) -> Vec<String> {
+        let label = StorePath::new(&format!(".staging/{}", id.label())).unwrap();
+        self.store.names(&label, 100).await.unwrap()
+    }
+
+    fn temp_files(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("temp")).unwrap().count()
+    }
+}
+
+fn id(text: &str) -> SegmentId {
+    SegmentId::new(text).unwrap()
+}
+
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod local {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Bench::new(None)).await;
+            })*
+        }
+        mod hdfs {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let hdfs = rig::hdfs::shared();
+                let root = hdfs.url(concat!("/put/", stringify!($name)));
+                super::$name(super::Bench::new(Some(root))).await;
+            })*
+        }
+    };
+}
+
+on_both!(
+    a_file_is_published_whole_and_sealed,
+    a_wal_source_in_use_is_published_as_one_snapshot,
+    sources_that_cannot_be_published_change_nothing,
+    a_lock_held_by_another_is_a_clear_error,
+    many_at_once_are_all_published,
+    s4_a_late_publisher_finds_its_staging_gone,
+    s4_a_publisher_that_slept_over_its_lock_stops_by_itself,
+    a_file_that_somebody_else_put_is_a_conflict,
+    a_step_that_fails_publishes_nothing_and_can_be_repeated,
+);
+
+async fn a_file_is_published_whole_and_sealed(bench: Bench) {
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let told = steps.clone();
+    let on_progress = Arc::new(move |_: &SegmentId, p: Progress| told.lock().unwrap().push(p));
+    let (store, registry) = (bench.store.clone(), bench.registry.clone());
+    let publisher =
+        Publisher::new(store, registry, bench.settings(), "a test".to_owned(), on_progress);
+    let oh = id("strikes-oh");
+    let done = publisher.put(&oh, bench.source("oh", 10_000)).await.unwrap();
+    assert_eq!(done.path.as_str(), "strikes/strikes-oh.sqlite");
+    assert_eq!(bench.rows(&oh).await, 10_000);
+    assert_eq!(bench.store.stat(&done.path).await.unwrap(), Some(done.version.stamp));
+
+    let again = publisher.put(&oh, bench.source("oh", 20)).await.unwrap();
+    assert!(again.epoch > done.epoch && again.version.stamp != done.version.stamp);
+    assert_eq!(bench.rows(&oh).await, 20);
+    let short = id("ab");
+    publisher.put(&short, bench.source("ab", 1)).await.unwrap();
+    let expected = ["ab.sqlite", "strikes/strikes-oh.sqlite"].map(String::from);
+    assert_eq!(bench.published().await, BTreeSet::from(expected));
+    assert!(bench.staged(&oh).await.is_empty());
+    assert_eq!(bench.temp_files(), 0);
+
+    let steps = steps.lock().unwrap();
+    let length = done.version.stamp.length;
+    let end = steps.iter().position(|p| *p == Progress::Published).unwrap();
+    let sum = |of: fn(&Progress) -> u64| steps[..end].iter().map(of).sum::<u64>();
+    assert_eq!(sum(|p| if let Progress::Uploaded(n) = p { *n } else { 0 }), length);
+    assert_eq!(sum(|p| if let Progress::ReadBack(n) = p { *n } else { 0 }), length);
+    assert_eq!(steps[0], Progress::Prepared(length));
+}
+
+async fn a_wal_source_in_use_is_published_as_one_snapshot(bench: Bench) {
+    let source = bench.source("live", 0);
+    let writer = Connection::open(&source).unwrap();
+    writer.pragma_update(None, "journal_mode", "wal").unwrap();
+    writer.execute_batch("INSERT INTO t VALUES (1, 'a'), (2, 'b')").unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writing = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                // two rows in one transaction: an odd number would be half of one
+                writer.execute_batch("BEGIN; INSERT INTO t VALUES (3,'c'); INSERT INTO t VALUES (4,'d'); COMMIT;").unwrap();
+            }
+        }
+    });
+    let live = id("live-one");
+    for _ in 0..3 {
+        bench.publisher().put(&live, source.clone()).await.unwrap();
+        let rows = bench.rows(&live).await;
+        assert!(rows >= 2 && rows.is_multiple_of(2), "{rows} rows are half of a transaction");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writing.join().unwrap();
+    assert_eq!(bench.published().await.len(), 1);
+}
+
+async fn sources_that_cannot_be_published_change_nothing(bench: Bench) {
+    let one = id("one-segment");
+    let publisher = bench.publisher();
+    publisher.put(&one, bench.source("good", 10)).await.unwrap();
+    let before = bench.store.stat(&StorePath::published(&one)).await.unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = bench.dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let mut damaged = std::fs::read(bench.source("whole", 5_000)).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle - 3_000..middle + 3_000].fill(0xff);
+    let refused = [
+        (bench.dir.path().join("none.db"), "No such file"),
+        (write("empty.db", b""), "empty"),
+        (write("text.db", &b"not a database ".repeat(1_000)), "no SQLite database"),
+        (bench.dir.path().to_owned(), "not a file"),
+        (write("damaged.db", &damaged), "damaged"),
+    ];
+    for (source, expected) in refused {
+        let error = publisher.put(&one, source.clone()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(expected) && text.contains(source.to_str().unwrap()), "{text}");
+    }
+    assert_eq!(bench.store.stat(&StorePath::published(&one)).await.unwrap(), before);
+    assert_eq!(bench.rows(&one).await, 10);
+    assert_eq!(bench.temp_files(), 0);
+}
+
+async fn a_lock_held_by_another_is_a_clear_error(bench: Bench) {
+    let one = id("one-segment");
+    sync::incarnation::ensure(bench.store.as_ref(), bench.registry.as_ref()).await.unwrap();
+    let ttl = std::time::Duration::from_secs(60);
+    let lock = bench.registry.acquire_write(&one, "somebody on node-7", ttl).await.unwrap();
+    let error = bench.publisher().put(&one, bench.source("s", 1)).await.unwrap_err();
+    assert!(matches!(error, PublishError::HeldBy { .. }), "{error}");
+    assert!(error.to_string().contains("somebody on node-7"), "{error}");
+    let Acquired::Yes(lock) = lock else { panic!("{lock:?}") };
+    bench.registry.release_write(&lock).await.unwrap();
+    bench.publisher().put(&one, bench.source("s", 1)).await.unwrap();
+}
+
+async fn many_at_once_are_all_published(bench: Bench) {
+    const MANY: usize = 40;
+    let source = bench.source("many", 50);
+    let sources = (0..MANY).map(|n| (id(&format!("many-{n:03}")), source.clone()));
+    let publisher = bench.publisher();
+    let results: Vec<_> = publisher.put_all(futures::stream::iter(sources)).collect().await;
+    for (id, result) in results {
+        result.unwrap_or_else(|error| panic!("{id}: {error:?}"));
+    }
+    assert_eq!(bench.published().await.len(), MANY);
+    assert_eq!(bench.rows(&id("many-039")).await, 50);
+    assert_eq!(bench.temp_files(), 0);
+}
+
+/// Puts `source` on a publisher whose `call` number `after` is held up while its lock runs out and another
+/// one publishes; gives back what became of the late one.
+async fn overtaken(bench: &Bench, call: &'static str, after: usize) -> PublishError {
+    let one = id("contested");
+    let store = FaultyStore::new(bench.store.clone(), call, after, Fault::HeldUp);
+    let registry = FreezingRegistry::new(bench.registry.clone());
+    let late = bench.publisher_on(store.clone(), registry.clone());
+    let source = bench.source("late", 111);
+    let late = tokio::spawn({
+        let one = one.clone();
+        async move { late.put(&one, source).await }
+    });
+    store.reached().await;
+    registry.freeze(true);
+    let source = bench.source("winner", 222);
+    let mut tries = 0;
+    let winner = loop {
+        match bench.publisher().put(&one, source.clone()).await {
+            Err(PublishError::HeldBy { .. }) if tries < 100 => tries += 1,
+            other => break other.unwrap(),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    registry.freeze(false);
+    store.let_go();
+    let error = late.await.unwrap().unwrap_err();
+    assert_eq!(bench.rows(&one).await, 222, "the late publisher published");
+    let now = bench.store.stat(&winner.path).await.unwrap();
+    assert_eq!(now, Some(winner.version.stamp));
+    error
+}
+
+async fn s4_a_late_publisher_finds_its_staging_gone(bench: Bench) {
+    // inside the rename call itself: its own checks are behind it, only the deep store can stop it
+    let error = overtaken(&bench, "rename", 0).await;
+    assert!(matches!(error, PublishError::Fenced { .. }), "{error:?}");
+    let error = overtaken(&bench, "rename", 1).await;
+    assert!(
+        matches!(error, PublishError::Fenced { .. } | PublishError::Rename { .. }),
+        "{error:?}"
+    );
+}
+
+async fn s4_a_publisher_that_slept_over_its_lock_stops_by_itself(bench: Bench) {
+    for (call, after) in [("names", 1), ("mkdir", 1), ("create", 1), ("read", 0), ("stat", 2)] {
+        let error = overtaken(&bench, call, after).await;
+        println!("held up at {call} {after}: {error}");
+    }
+}
+
+async fn a_file_that_somebody_else_put_is_a_conflict(bench: Bench) {
+    let one = id("contested");
+    let store = FaultyStore::new(bench.store.clone(), "read", 0, Fault::HeldUp);
+    let publisher = bench.publisher_on(store.clone(), bench.registry.clone());
+    let source = bench.source("mine", 5);
+    let put = tokio::spawn({
+        let one = one.clone();
+        async move { publisher.put(&one, source).await }
+    });
+    store.reached().await;
+    let path = StorePath::published(&one);
+    bench.store.mkdir(&path.parent()).await.unwrap();
+    let mut foreign = bench.store.create(&path).await.unwrap();
+    foreign.write(Bytes::from_static(b"from elsewhere")).await.unwrap();
+    foreign.close().await.unwrap();
+    store.let_go();
+    let error = put.await.unwrap().unwrap_err();
+    assert!(matches!(error, PublishError::Conflict { .. }), "{error:?}");
+    assert_eq!(bench.bytes(&path).await, b"from elsewhere");
+    assert!(bench.staged(&one).await.is_empty());
+}
+
+async fn a_step_that_fails_publishes_nothing_and_can_be_repeated(bench: Bench) {
+    let one = id("one-segment");
+    bench.publisher().put(&one, bench.source("old", 7)).await.unwrap();
+    let source = bench.source("new", 8);
+    let faults = [
+        ("names", 0),
+        ("mkdir", 0),
+        ("stat", 0),
+        ("create", 0),
+        ("stat", 1),
+        ("read", 0),
+        ("create", 1),
+        ("mkdir", 1),
+        ("rename", 0),
+        ("rename", 1),
+    ];
+    for (call, after) in faults {
+        for fault in [Fault::Refused, Fault::AnswerLost] {
+            let store = FaultyStore::new(bench.store.clone(), call, after, fault);
+            let publisher = bench.publisher_on(store, bench.registry.clone());
+            let result = publisher.put(&one, source.clone()).await;
+            let published = bench.published().await;
+            assert_eq!(published.len(), 1, "{call} {after} {fault:?}: {published:?}");
+            assert!(bench.staged(&one).await.is_empty(), "{call} {after} {fault:?}");
+            match result {
+                Ok(_) => panic!("{call} {after} {fault:?} was not noticed"),
+                // the answer to the last rename was lost: the new version shows, and the error says so
+                Err(PublishError::Rename { .. }) if (call, after) == ("rename", 1) => {}
+                Err(_) => assert_old(&bench, &one).await,
+            }
+        }
+    }
+    bench.publisher().put(&one, source).await.unwrap();
+    assert_eq!(bench.rows(&one).await, 8);
+}
+
+/// The old data is there; its seal may be gone, which makes it unsealed and not wrong.
+async fn assert_old(bench: &Bench, one: &SegmentId) {
+    let path = StorePath::published(one);
+    let bytes = bench.bytes(&path).await;
+    let copy: &Path = &bench.dir.path().join("old-seen.sqlite");
+    std::fs::write(copy, &bytes).unwrap();
+    let db = Connection::open(copy).unwrap();
+    let rows: u32 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 7);
+}

@@ -1,0 +1,192 @@
+//! A store and a registry that a test can hold up and break, around real ones.
+
+// each test binary uses its own part of this
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fsd::segment::{SegmentId, Stamp};
+use futures::stream::BoxStream;
+use sync::registry::{
+    Acquired, Lookup, PoolChange, PoolMeta, PoolRow, Registry, RegistryError, WriteLock,
+};
+use sync::store::{ListItem, Store, StoreError, StoreErrorKind, StorePath, StoreWriter};
+use tokio::sync::{Mutex, Semaphore};
+
+/// What happens at a call whose number has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The call is refused without being made.
+    Refused,
+    /// The call is made, and its answer is lost.
+    AnswerLost,
+    /// The call is made once the test lets it; see [`FaultyStore::let_go`].
+    HeldUp,
+}
+
+/// A store whose `after + 1`th call of one kind goes wrong, once.
+#[derive(Debug)]
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    plan: Mutex<Option<(&'static str, usize, Fault)>>,
+    reached: Semaphore,
+    gate: Semaphore,
+}
+
+impl FaultyStore {
+    pub fn new(inner: Arc<dyn Store>, call: &'static str, after: usize, fault: Fault) -> Arc<Self> {
+        let plan = Mutex::new(Some((call, after, fault)));
+        Arc::new(Self { inner, plan, reached: Semaphore::new(0), gate: Semaphore::new(0) })
+    }
+
+    /// Waits until the call that is held up has come.
+    pub async fn reached(&self) {
+        self.reached.acquire().await.unwrap().forget();
+    }
+
+    /// Lets the call that is held up go on.
+    pub fn let_go(&self) {
+        self.gate.add_permits(1);
+    }
+
+    async fn call<T>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let fault = {
+            let mut plan = self.plan.lock().await;
+            match plan.take() {
+                Some((of, 0, fault)) if of == name => Some(fault),
+                Some((of, after, fault)) if of == name => {
+                    *plan = Some((of, after - 1, fault));
+                    None
+                }
+                other => {
+                    *plan = other;
+                    None
+                }
+            }
+        };
+        let broken = || StoreError {
+            kind: StoreErrorKind::Unavailable,
+            attempted: name,
+            target: "a store made to fail".to_owned(),
+            reason: "as the test asked".to_owned(),
+        };
+        match fault {
+            None => call.await,
+            Some(Fault::Refused) => Err(broken()),
+            Some(Fault::AnswerLost) => {
+                call.await?;
+                Err(broken())
+            }
+            Some(Fault::HeldUp) => {
+                self.reached.add_permits(1);
+                self.gate.acquire().await.unwrap().forget();
+                call.await
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    fn address(&self) -> String {
+        self.inner.address()
+    }
+    fn list(&self) -> BoxStream<'_, ListItem> {
+        self.inner.list()
+    }
+    async fn stat(&self, path: &StorePath) -> Result<Option<Stamp>, StoreError> {
+        self.call("stat", self.inner.stat(path)).await
+    }
+    async fn read(
+        &self,
+        path: &StorePath,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+        self.call("read", self.inner.read(path)).await
+    }
+    async fn create(&self, path: &StorePath) -> Result<Box<dyn StoreWriter>, StoreError> {
+        self.call("create", self.inner.create(path)).await
+    }
+    async fn mkdir(&self, path: &StorePath) -> Result<(), StoreError> {
+        self.call("mkdir", self.inner.mkdir(path)).await
+    }
+    async fn rename(&self, from: &StorePath, to: &StorePath) -> Result<(), StoreError> {
+        self.call("rename", self.inner.rename(from, to)).await
+    }
+    async fn delete(&self, path: &StorePath) -> Result<bool, StoreError> {
+        self.call("delete", self.inner.delete(path)).await
+    }
+    async fn delete_tree(&self, path: &StorePath) -> Result<bool, StoreError> {
+        self.call("delete_tree", self.inner.delete_tree(path)).await
+    }
+    async fn names(&self, path: &StorePath, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.call("names", self.inner.names(path, limit)).await
+    }
+}
+
+/// A registry as a process sees it that is stopped: while it is frozen, no renewal goes out.
+#[derive(Debug)]
+pub struct FreezingRegistry {
+    inner: Arc<dyn Registry>,
+    frozen: AtomicBool,
+}
+
+impl FreezingRegistry {
+    pub fn new(inner: Arc<dyn Registry>) -> Arc<Self> {
+        Arc::new(Self { inner, frozen: AtomicBool::new(false) })
+    }
+
+    pub fn freeze(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Registry for FreezingRegistry {
+    async fn change_pool(&self, change: PoolChange) -> Result<(), RegistryError> {
+        self.inner.change_pool(change).await
+    }
+    async fn pool_meta(&self) -> Result<Option<PoolMeta>, RegistryError> {
+        self.inner.pool_meta().await
+    }
+    async fn lookup(&self, id: &SegmentId) -> Result<Lookup, RegistryError> {
+        self.inner.lookup(id).await
+    }
+    async fn pool_page(
+        &self,
+        after: Option<&SegmentId>,
+        limit: usize,
+    ) -> Result<Vec<PoolRow>, RegistryError> {
+        self.inner.pool_page(after, limit).await
+    }
+    async fn incarnation(&self) -> Result<Option<u64>, RegistryError> {
+        self.inner.incarnation().await
+    }
+    async fn begin_incarnation(&self, incarnation: u64) -> Result<bool, RegistryError> {
+        self.inner.begin_incarnation(incarnation).await
+    }
+    async fn acquire_write(
+        &self,
+        id: &SegmentId,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<Acquired, RegistryError> {
+        self.inner.acquire_write(id, holder, ttl).await
+    }
+    async fn renew_write(&self, lock: &WriteLock, ttl: Duration) -> Result<bool, RegistryError> {
+        while self.frozen.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.inner.renew_write(lock, ttl).await
+    }
+    async fn release_write(&self, lock: &WriteLock) -> Result<(), RegistryError> {
+        self.inner.release_write(lock).await
+    }
+}
