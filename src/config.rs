@@ -22,8 +22,8 @@ pub mod settings;
 
 pub use problem::{Origin, Problem, Problems};
 use settings::{
-    CacheSettings, LocalSettings, ManagerSettings, MountSettings, NodeSettings, ReaderSettings,
-    RegistrySettings, ScrubSettings, StoreSettings,
+    CacheSettings, LocalSettings, ManagerSettings, MountSettings, NodeSettings, PublishSettings,
+    ReaderSettings, RegistrySettings, ScrubSettings, StoreSettings,
 };
 
 /// The complete settings file with every default.
@@ -46,6 +46,8 @@ pub struct Config {
     pub mount: MountSettings,
     /// The local synchronizer.
     pub sync: LocalSettings,
+    /// Publishing, as `trough put` does it.
+    pub publish: PublishSettings,
     /// Reading everything again to find damage.
     pub scrub: ScrubSettings,
     /// The reader.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -21,34 +22,34 @@ mod progress;
 
 use progress::Progress;
 
-/// Files that are published at the same time: a close in HDFS takes up to 0.4 s whatever the length, so many
-/// in flight are what makes many small files fast.
-const IN_FLIGHT: usize = 16;
-
 /// How long the synchronizer may take to say that it heard of the new segments.
 const TRIGGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
     let wanted = name_all(&options.files, options.id.as_deref())?;
-    let publisher = wiring::Publisher::open(config).await.context("reach the deep store")?;
     let started = Instant::now();
-    let progress = Progress::new(wanted.len());
-    let (publisher, shown) = (&publisher, &progress);
-    let publish = |(id, file): (SegmentId, PathBuf)| async move {
-        let outcome = publisher.publish(&id, &file).await;
-        match &outcome {
-            Ok(published) => shown.published(&id, published),
-            Err(error) => shown.failed(&file, error),
+    let progress = Arc::new(Progress::new(wanted.len()));
+    let shown = progress.clone();
+    let on_progress = Arc::new(move |_: &SegmentId, step| shown.step(step));
+    let publisher = wiring::publisher(config, on_progress).context("reach the deep store")?;
+    let files: HashMap<_, _> = wanted.iter().cloned().collect();
+    let mut outcomes = std::pin::pin!(publisher.put_all(futures::stream::iter(wanted)));
+    let (mut done, mut failed, mut total) = (0, 0, 0);
+    while let Some((id, outcome)) = outcomes.next().await {
+        match outcome {
+            Ok(published) => {
+                done += 1;
+                total += published.version.stamp.length;
+                progress.published(&published);
+            }
+            Err(error) => {
+                failed += 1;
+                progress.failed(&files[&id], &error.into());
+            }
         }
-        outcome.ok().map(|published| published.bytes)
-    };
-    let outcomes: Vec<Option<u64>> =
-        futures::stream::iter(wanted).map(publish).buffer_unordered(IN_FLIGHT).collect().await;
+    }
     progress.finish();
-    let done = outcomes.iter().flatten().count();
-    let failed = outcomes.len() - done;
-    let total: u64 = outcomes.iter().flatten().sum();
     println!(
         "published {}, {} in {:.1} s{}",
         counted(done, "segment"),

@@ -3,25 +3,33 @@
 //! Everything of the root package that names a subsystem's entry point stands here, so that a change of one
 //! is a change of this file. Left out: what the subsystems do.
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use anyhow::Context;
+use fsd::cache::Cache;
 use fsd::daemon;
 use fsd::filesystem::xattrs::Facts;
 use fsd::layout::Layout;
 use fsd::ledger::LedgerReader;
 use fsd::segment::{Digest, SegmentId};
+use fsd::view::MountView;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use sync::clock::SystemClock;
+use sync::local::{Local, Outside};
+use sync::publish::{OnProgress, Publisher};
+use sync::quota::WholePool;
+use sync::registry::Registry;
+use sync::registry::sqlite::SqliteRegistry;
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 
-/// What came of publishing one file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Published {
-    /// Where it lies in the deep store, for people.
-    pub path: String,
-    /// Its length there.
-    pub bytes: u64,
-}
+mod control;
+
+use control::Control;
 
 /// Owns the mount until SIGTERM or SIGINT, or until a newer process took it over; blocking.
 pub fn fsd(config: &Config) -> anyhow::Result<()> {
@@ -45,30 +53,64 @@ pub fn fsd(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Runs the local synchronizer and its HTTP side until `shutdown`.
-pub async fn sync_local(_config: &Config, _shutdown: CancellationToken) -> anyhow::Result<()> {
-    // AFTER THE MERGE: open the cache, the store and the registry; sync::local::Local; proxy::manager
-    anyhow::bail!("the synchronizer is not in this build")
+pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    // the port first: a second synchronizer says so before it waits for the cache
+    let listener = listen(&config.node.manager_listen).await?;
+    let metrics = metrics()?;
+    let settings = config.cache.clone();
+    let (cache, report) = spawn_blocking(move || Cache::open(&settings)).await??;
+    tracing::info!(?report, "the cache is open");
+    let view = MountView::new(&config.mount.mountpoint);
+    let outside = Outside {
+        node: node(config),
+        cache,
+        store: sync::store::open(&config.store.url, config.store.timeouts)?,
+        registry: registry(config)?,
+        view: view.clone(),
+        clock: Arc::new(SystemClock),
+    };
+    let assignment = Box::new(WholePool { pinned: config.sync.pinned.clone() });
+    let (sync, scrub) = (config.sync.clone(), config.scrub.clone());
+    let local = Local::start(sync, scrub, outside, assignment).await?;
+    let control = Arc::new(Control::new(local.handle(), view));
+    let manager = config.manager.clone();
+    let pages = proxy::manager::run(manager, listener, control, metrics, shutdown.clone());
+    // either of them ending by itself is an error that ends the other
+    tokio::try_join!(pages, async { local.run(shutdown).await.context("run the scrub") })?;
+    Ok(())
 }
 
 /// Runs the reader until `shutdown`.
-pub async fn read(_config: &Config, _shutdown: CancellationToken) -> anyhow::Result<()> {
-    // AFTER THE MERGE: proxy::reader::run(settings, listener, view, registry, shutdown)
-    anyhow::bail!("the reader is not in this build")
+pub async fn read(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listener = listen(&config.node.read_listen).await?;
+    let view = MountView::new(&config.mount.mountpoint);
+    let (registry, metrics) = (registry(config)?, metrics()?);
+    proxy::reader::run(config.read.clone(), listener, view, registry, metrics, shutdown).await;
+    Ok(())
 }
 
-/// The way into the deep store for `trough put`.
-#[derive(Debug)]
-pub struct Publisher {}
+/// The way into the deep store for `trough put`; `on_progress` is told of every step.
+pub fn publisher(config: &Config, on_progress: OnProgress) -> anyhow::Result<Publisher> {
+    let store = sync::store::open(&config.store.url, config.store.timeouts)?;
+    let holder = format!("`trough put` of process {} on {}", std::process::id(), node(config));
+    Ok(Publisher::new(store, registry(config)?, config.publish.clone(), holder, on_progress))
+}
 
-impl Publisher {
-    /// Reaches the deep store and the registry.
-    pub async fn open(_config: &Config) -> anyhow::Result<Self> {
-        // AFTER THE MERGE: sync::publish
-        anyhow::bail!("publishing is not in this build")
-    }
+fn registry(config: &Config) -> anyhow::Result<Arc<dyn Registry>> {
+    let path: PathBuf = config.registry.path.clone();
+    Ok(Arc::new(SqliteRegistry::open(path)?))
+}
 
-    /// Publishes the SQLite database `file` as the segment `id`.
-    pub async fn publish(&self, _id: &SegmentId, _file: &Path) -> anyhow::Result<Published> {
-        anyhow::bail!("publishing is not in this build")
-    }
+/// What this machine is called.
+fn node(config: &Config) -> String {
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    config.node.name.clone().unwrap_or_else(host)
+}
+
+async fn listen(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
+}
+
+fn metrics() -> anyhow::Result<PrometheusHandle> {
+    PrometheusBuilder::new().install_recorder().context("set up the metrics")
 }

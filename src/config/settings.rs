@@ -63,3 +63,4 @@ pub use fsd::scrub::ScrubSettings;
 pub use proxy::manager::ManagerSettings;
 pub use proxy::reader::ReaderSettings;
 pub use sync::local::LocalSettings;
+pub use sync::publish::PublishSettings;

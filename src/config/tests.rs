@@ -42,6 +42,7 @@ fn coded() -> Config {
         cache: CacheSettings::default(),
         mount: MountSettings::default(),
         sync: LocalSettings::default(),
+        publish: PublishSettings::default(),
         scrub: ScrubSettings::default(),
         read: ReaderSettings::default(),
         manager: ManagerSettings::default(),

@@ -2,17 +2,20 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use fsd::segment::SegmentId;
 use indicatif::{ProgressBar, ProgressStyle};
+use sync::publish::{Progress as Step, Publication};
 
 use crate::rows::bytes;
-use crate::wiring::Published;
 
 /// The display of one run.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
+    /// Bytes that were sent, and bytes that came back the same.
+    sent: AtomicU64,
+    read_back: AtomicU64,
 }
 
 impl Progress {
@@ -25,17 +28,32 @@ impl Progress {
             );
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self { bar }
+        Self { bar, sent: AtomicU64::new(0), read_back: AtomicU64::new(0) }
+    }
+
+    /// One segment went a step further.
+    pub fn step(&self, step: Step) {
+        match step {
+            Step::Uploaded(bytes) => drop(self.sent.fetch_add(bytes, Ordering::Relaxed)),
+            Step::ReadBack(bytes) => drop(self.read_back.fetch_add(bytes, Ordering::Relaxed)),
+            Step::Prepared(_) | Step::Published => {}
+        }
+        if let Some(bar) = &self.bar {
+            let (sent, back) = (&self.sent, &self.read_back);
+            bar.set_message(format!(
+                "{} sent, {} read back",
+                bytes(sent.load(Ordering::Relaxed)),
+                bytes(back.load(Ordering::Relaxed))
+            ));
+        }
     }
 
     /// One more is published.
-    pub fn published(&self, id: &SegmentId, published: &Published) {
+    pub fn published(&self, published: &Publication) {
+        let Publication { id, path, version, .. } = published;
         match &self.bar {
-            Some(bar) => {
-                bar.set_message(id.to_string());
-                bar.inc(1);
-            }
-            None => println!("{id}  {}  {}", bytes(published.bytes), published.path),
+            Some(bar) => bar.inc(1),
+            None => println!("{id}  {}  {path}", bytes(version.stamp.length)),
         }
     }
 
@@ -52,8 +70,8 @@ impl Progress {
     }
 
     /// Removes the bar.
-    pub fn finish(self) {
-        if let Some(bar) = self.bar {
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

@@ -244,3 +244,25 @@ async fn a_hundred_thousand_rows_change_in_one_step() {
     println!("one lookup: {:?}", started.elapsed() / 1_000);
     assert_eq!(registry.pool_meta().await.unwrap().unwrap().segments, 100_000);
 }
+
+#[tokio::test]
+async fn s4_a_registry_that_was_lost_begins_above_every_epoch_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = sync::store::open(root.to_str().unwrap(), Default::default()).unwrap();
+    let (kept, lost) = (File::new(), File::new());
+    let ensure = |registry: Arc<dyn Registry>| {
+        let store = store.clone();
+        async move { sync::incarnation::ensure(store.as_ref(), registry.as_ref()).await.unwrap() }
+    };
+    assert_eq!(ensure(lost.open()).await, 1);
+    assert_eq!(ensure(lost.open()).await, 1, "one that is there stays");
+    let before = taken(lost.open().acquire_write(&id("a"), "me", TTL).await.unwrap());
+    assert_eq!(ensure(kept.open()).await, 2);
+    let after = taken(kept.open().acquire_write(&id("a"), "me", TTL).await.unwrap());
+    assert!(after.epoch > before.epoch);
+    // many that find it lost at the same moment agree on one
+    let empty = File::new();
+    let all = futures::future::join_all((0..6).map(|_| ensure(empty.open()))).await;
+    assert!(all.iter().all(|n| *n == all[0] && *n > 2), "{all:?}");
+}
