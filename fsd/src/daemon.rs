@@ -238,6 +238,7 @@ impl Daemon {
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
+            self.tree.log_suppressed();
             if let Some(end) = self.look()? {
                 return Ok(end);
             }
@@ -260,10 +261,10 @@ impl Daemon {
                     info!("superseded by a newer fsd; open handles are served until they close");
                 }
                 self.superseded = true;
-                Ok(self.ended.is_some().then_some(()))
+                Ok(self.is_drained().then_some(()))
             }
             // whoever superseded us may be gone too by now
-            Place::Gone if self.superseded => Ok(self.ended.is_some().then_some(())),
+            Place::Gone if self.superseded => Ok(self.is_drained().then_some(())),
             Place::Gone => {
                 let since = *self.away_since.get_or_insert_with(Instant::now);
                 match self.upgrade.is_none() && since.elapsed() > SUCCESSOR_WAIT {
@@ -275,6 +276,12 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Nothing is left to serve, and the service manager knows who is the main process now: a new fsd takes the
+    /// mount over before it says that it is ready, and the manager hears its process id from this one only.
+    fn is_drained(&self) -> bool {
+        self.ended.is_some() && self.upgrade.is_none()
     }
 
     fn place(&self) -> Result<Place, MountError> {
@@ -298,8 +305,12 @@ impl Daemon {
     }
 
     fn stop(&mut self) -> Result<(), MountError> {
-        supervisor::stopping();
-        if let Some(upgrade) = self.upgrade.take() {
+        let upgrade = self.upgrade.take();
+        let is_service = upgrade.is_some() || !self.is_superseded()?;
+        if is_service {
+            supervisor::stopping();
+        }
+        if let Some(upgrade) = upgrade {
             upgrade.cancel();
         }
         if self.superseded {
@@ -317,6 +328,11 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// Whether a newer fsd is the service now, also when it came since the last look.
+    fn is_superseded(&self) -> Result<bool, MountError> {
+        Ok(self.superseded || self.place()? == Place::Replaced)
     }
 
     fn await_session(&mut self) {

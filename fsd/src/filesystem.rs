@@ -15,6 +15,7 @@ pub mod errno;
 mod handlers;
 pub mod inodes;
 pub mod listing;
+mod loglimit;
 pub mod xattrs;
 
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
@@ -36,6 +37,7 @@ use backing::Opened;
 use errno::Failure;
 use inodes::{INO_ROOT, INO_SERVICE, INO_STATUS, Inodes, Known};
 use listing::Listing;
+use loglimit::LogLimit;
 use xattrs::FactsSource;
 
 pub use handlers::Served;
@@ -83,6 +85,7 @@ pub struct Tree {
     handles: Mutex<HashMap<u64, Handle>>,
     next_handle: AtomicU64,
     figures: Arc<Figures>,
+    log_limit: LogLimit,
     facts: Box<dyn FactsSource>,
     uid: u32,
     gid: u32,
@@ -110,6 +113,7 @@ impl Tree {
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
             figures: Arc::new(figures),
+            log_limit: LogLimit::default(),
             facts,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -255,12 +259,23 @@ impl Tree {
         self.handles.lock().expect("a panic ends the process, so no lock is poisoned")
     }
 
-    /// Counts a failure and says it in the log where a person must know.
+    /// Says in the log, once a period, how many failed requests it does not show; call it every second or so.
+    pub fn log_suppressed(&self) {
+        if let Some(requests) = self.log_limit.suppressed(Instant::now()) {
+            let cache = self.layout.dir().display();
+            tracing::warn!(requests, %cache, "more requests failed than are logged; status.json counts them all");
+        }
+    }
+
+    /// Counts a failure and says it in the log where a person must know: a few times a minute, for a failing disk
+    /// fails each request.
     fn failed(&self, what: &'static str, failure: &Failure) -> fuser::Errno {
         self.figures.failed(failure);
         match failure {
             Failure::Io(error) => {
-                tracing::warn!(what, %error, cache = %self.layout.dir().display(), "a request failed");
+                if self.log_limit.admits(Instant::now()) {
+                    tracing::warn!(what, %error, cache = %self.layout.dir().display(), "a request failed");
+                }
             }
             Failure::Stale => count(&self.figures.stale_answers),
             Failure::ReadOnly
