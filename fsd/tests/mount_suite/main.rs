@@ -8,6 +8,7 @@
 
 mod burst;
 mod lifecycle;
+mod notify;
 mod places;
 mod replacement;
 mod semantics;

@@ -132,6 +132,8 @@ pub struct Node {
     pub program: PathBuf,
     /// Put before the program, for another user.
     pub wrapper: Vec<String>,
+    /// What the daemons' environment has besides.
+    pub environment: Vec<(&'static str, String)>,
     dir: TempDir,
 }
 
@@ -148,7 +150,8 @@ impl Node {
         };
         let cache = Cache::new(&path.join("cache"));
         let program = std::env::current_exe().unwrap();
-        Self { cache, settings, children: Vec::new(), program, wrapper: Vec::new(), dir }
+        let (children, wrapper, environment) = (Vec::new(), Vec::new(), Vec::new());
+        Self { cache, settings, children, program, wrapper, environment, dir }
     }
 
     /// With the daemon running.
@@ -186,6 +189,7 @@ impl Node {
             .args(&words[1..])
             .args(["--exact", "fsd_process", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.unwrap())
