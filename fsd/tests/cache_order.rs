@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
@@ -34,51 +34,65 @@ fn act(cache: &Cache, what: &str) {
         (verified(cache, &id(name), &bytes), source(&bytes, seed))
     };
     let publish = |batch: Vec<_>| {
-        mark(cache, "begin");
+        mark(cache.layout(), "begin");
         cache.publish(batch).into_iter().for_each(|result| drop(result.unwrap()));
     };
     match what {
         "publish" => publish(vec![item("new", 4)]),
+        "twin" => publish(vec![item("a2", 1)]),
+        "publish again" => {
+            let error = cache.publish(vec![item("new", 4)]).remove(0).unwrap_err();
+            assert!(error.to_string().contains("sync"), "{error}");
+            assert!(cache.holding(&id("new")).unwrap().is_none());
+            publish(vec![item("new", 4)]);
+        }
         "replace" => publish(vec![item("a", 5)]),
         "batch" => {
             let new = (0..BATCH).map(|n| item(&format!("n{n}"), 100 + n));
             publish(new.chain([item("a", 5), item("c", 6), item("b", 7), item("b2", 7)]).collect());
         }
         "unpublish" => {
-            mark(cache, "begin");
+            mark(cache.layout(), "begin");
             assert!(cache.unpublish(&id("a")).unwrap());
         }
         "republish" => {
-            mark(cache, "begin");
+            mark(cache.layout(), "begin");
             cache.republish(&id("c"), &source(&database(3), 3)).unwrap().unwrap();
         }
         "remove" => {
-            mark(cache, "begin");
+            mark(cache.layout(), "begin");
             assert!(cache.remove(&id("a")).unwrap());
         }
         "condemn" => {
             let object = cache.layout().object(&digest(&database(2)));
             std::fs::write(object, &database(2)[..5000]).unwrap();
             let mut scrub = Scrub::new(cache.clone(), ScrubSettings::default(), drop).unwrap();
-            mark(cache, "begin");
+            mark(cache.layout(), "begin");
             scrub.run_once(&AtomicBool::new(false)).unwrap();
         }
         _ => panic!("{what} is not known"),
     }
-    mark(cache, "end");
+    mark(cache.layout(), "end");
 }
 
 /// Leaves a line in the trace: the removal of a file that is not there.
-fn mark(cache: &Cache, name: &str) {
-    std::fs::remove_file(cache.layout().dir().join(name)).unwrap_err();
+fn mark(layout: &Layout, name: &str) {
+    std::fs::remove_file(layout.dir().join(name)).unwrap_err();
 }
 
 /// Not a test of its own: the body of the child process.
 #[test]
 fn child() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
-    let (cache, _) = open(Path::new(&dir));
-    act(&cache, &std::env::var(CHILD_DOES).unwrap());
+    let layout = Layout::new(dir);
+    match std::env::var(CHILD_DOES).unwrap().as_str() {
+        "open" => {
+            mark(&layout, "begin");
+            drop(open(layout.dir()));
+            mark(&layout, "end");
+        }
+        what => act(&open(layout.dir()).0, what),
+    }
 }
 
 /// A cache, and the trace of what a child did to it.
@@ -91,25 +105,29 @@ struct Case {
     _directory: tempfile::TempDir,
 }
 
+/// A filled cache, and a child process that is to do `what` to it.
+fn filled(what: &str) -> (tempfile::TempDir, Layout, Command) {
+    let directory = tempfile::tempdir().unwrap();
+    // strace shows descriptors by their real paths
+    let layout = Layout::new(directory.path().canonicalize().unwrap().join("cache"));
+    let (cache, _) = open(layout.dir());
+    for (name, seed) in [("a", 1), ("b", 2), ("twin", 2), ("c", 3)] {
+        publish(&cache, &id(name), &database(seed), seed);
+    }
+    cache.unpublish(&id("c")).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "child", "--nocapture"]);
+    child.env(CHILD_DIR, layout.dir()).env(CHILD_DOES, what);
+    (directory, layout, child)
+}
+
 impl Case {
     fn of(what: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        // strace shows descriptors by their real paths
-        let layout = Layout::new(directory.path().canonicalize().unwrap().join("cache"));
-        let (cache, _) = open(layout.dir());
-        for (name, seed) in [("a", 1), ("b", 2), ("twin", 2), ("c", 3)] {
-            publish(&cache, &id(name), &database(seed), seed);
-        }
-        cache.unpublish(&id("c")).unwrap();
-        drop(cache);
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "child", "--nocapture"]);
-        child.env(CHILD_DIR, layout.dir()).env(CHILD_DOES, what);
+        let (directory, layout, child) = filled(what);
         let trace = Trace::of(&child, &directory.path().join("trace"));
         let mark = |name| trace.failed_unlink(&layout.dir().join(name));
         let (begin, end) = (mark("begin"), mark("end"));
-        let (cache, _) = open(layout.dir());
-        assert_consistent(&cache);
+        assert_consistent(&open(layout.dir()).0);
         Self { layout, trace, begin, end, _directory: directory }
     }
 
@@ -164,6 +182,40 @@ fn s1_a_segment_is_published_in_order() {
         "a new directory is in the test"
     );
     case.assert_published("new", 4);
+}
+
+/// It may be there because a publication could not sync its directory, and then not remove it.
+#[test]
+fn s1_an_object_that_is_there_already_is_on_the_disk_before_another_name_leads_to_it() {
+    let case = Case::of("twin");
+    let linked = case.trace.rename_to(&case.layout.link(&id("a2")));
+    case.trace.synced_between(&case.begin, case.object(1).parent().unwrap(), &linked);
+    case.ledgered(&case.segments_synced(&linked, &case.end));
+}
+
+/// A directory whose sync failed is synced by the next attempt, and only that one is acknowledged.
+#[test]
+fn s1_what_could_not_be_synced_is_not_published_and_synced_at_the_next_attempt() {
+    let after_a_failed_sync = |path: fn(&Layout) -> PathBuf, nth| {
+        let (directory, layout, child) = filled("publish again");
+        let path = path(&layout);
+        let trace = Trace::of_failing(&child, &directory.path().join("trace"), &path, nth);
+        assert_consistent(&open(layout.dir()).0);
+        trace.sync_results(&path)
+    };
+    let of_four = |layout: &Layout| layout.object_dir(&digest(&database(4)));
+    assert_eq!(after_a_failed_sync(of_four, 1), [false, true]);
+    // the first is that of the start
+    assert_eq!(after_a_failed_sync(Layout::objects, 2), [true, false, true]);
+}
+
+/// A process that dies between making or renaming something and its sync leaves the sync to the next one.
+#[test]
+fn s1_a_start_syncs_what_the_last_process_did_not_live_to_sync() {
+    let case = Case::of("open");
+    for directory in [case.layout.objects(), case.layout.segments()] {
+        case.trace.synced_between(&case.begin, &directory, &case.end);
+    }
 }
 
 #[test]

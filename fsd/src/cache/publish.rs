@@ -83,10 +83,9 @@ impl Cache {
         let mut changed: BTreeSet<PathBuf> = BTreeSet::new();
         for item in &mut *items {
             item.run(|item| {
-                let directory = self.layout().object_dir(&item.digest());
-                if self.place_object(item)? {
-                    changed.insert(directory);
-                }
+                self.place_object(item)?;
+                // also where the object was there: what placed it may have failed to sync it, and to remove it then
+                changed.insert(self.layout().object_dir(&item.digest()));
                 Ok(())
             });
             crash_point("admission.renamed");
@@ -104,8 +103,8 @@ impl Cache {
         crash_point("admission.object-dir-synced");
     }
 
-    /// Moves the file to its place; `false` when the same object is there already, untouched since it was verified.
-    fn place_object(&self, item: &mut Item) -> Result<bool, CacheError> {
+    /// Moves the file to its place, unless the same object is there already, untouched since it was verified.
+    fn place_object(&self, item: &mut Item) -> Result<(), CacheError> {
         let digest = item.digest();
         let path = self.layout().object(&digest);
         let fail =
@@ -113,13 +112,19 @@ impl Cache {
         let known = self.state().objects.get(&digest).map(|object| object.row.fingerprint);
         if let Some(known) = known {
             if disk::fingerprint(&path).is_ok_and(|now| now == known) {
-                return Ok(false);
+                return Ok(());
             }
             disk::clear_immutable(&path);
         }
         let directory = self.layout().object_dir(&digest);
         match std::fs::create_dir(&directory) {
-            Ok(()) => self.sync_dir(&self.layout().objects())?,
+            Ok(()) => {
+                if let Err(error) = self.sync_dir(&self.layout().objects()) {
+                    // left there, the next one would take it for synced
+                    let _ = std::fs::remove_dir(&directory);
+                    return Err(error);
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(fail(error)),
         }
@@ -133,7 +138,7 @@ impl Cache {
         let mut state = self.state();
         state.put_object(digest, ObjectRow { fingerprint, verified_at_ms: disk::now_ms() });
         part.release(&mut state);
-        Ok(true)
+        Ok(())
     }
 
     /// Points each name to its object; returns the digests of versions that were replaced.

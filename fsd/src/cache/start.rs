@@ -89,6 +89,9 @@ pub(super) fn open(settings: &CacheSettings) -> Result<(Cache, StartReport), Cac
     let quarantine = cache.layout().quarantine();
     let loaded = cache.load_quarantine();
     loaded.map_err(|error| CacheError::io("list", &quarantine, 0, error))?;
+    // what the last process made or renamed and did not live to sync; publication relies on the directories there
+    cache.sync_dir(&cache.layout().objects())?;
+    cache.sync_dir(&cache.layout().segments())?;
     recover(&cache, rows, found, &mut report)?;
     let usage = cache.usage();
     (report.segments, report.objects_bytes) = (usage.segments, usage.objects_bytes);

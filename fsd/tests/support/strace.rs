@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -59,9 +60,19 @@ pub struct Trace(Vec<Call>);
 impl Trace {
     /// Runs `child`, which must succeed, and notes what it does in `file`.
     pub fn of(child: &Command, file: &Path) -> Self {
+        Self::with(&[], child, file)
+    }
+
+    /// Likewise, and lets the `nth` fsync of `path` by each thread fail; only calls on `path` are noted.
+    pub fn of_failing(child: &Command, file: &Path, path: &Path, nth: u32) -> Self {
+        let inject = format!("inject=fsync:error=EIO:when={nth}");
+        Self::with(&["-P".as_ref(), path.as_ref(), "-e".as_ref(), inject.as_ref()], child, file)
+    }
+
+    fn with(options: &[&OsStr], child: &Command, file: &Path) -> Self {
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-y", "-s", "4096", "-e", CALLS, "-e", "signal=none", "-o"]).arg(file);
-        strace.arg(child.get_program()).args(child.get_args());
+        strace.args(["-f", "-y", "-s", "4096", "-e", CALLS, "-e", "signal=none"]).args(options);
+        strace.arg("-o").arg(file).arg(child.get_program()).args(child.get_args());
         strace.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let output = strace.output();
         let output = output.unwrap_or_else(|error| panic!("this test needs strace: {error}"));
@@ -93,6 +104,12 @@ impl Trace {
         let log = PathBuf::from(format!("{}-wal", path.display()));
         let path = path.to_owned();
         self.done(SYNC).filter(move |call| call.paths[0] == path || call.paths[0] == log)
+    }
+
+    /// Whether each sync of `path` succeeded, in their order.
+    pub fn sync_results(&self, path: &Path) -> Vec<bool> {
+        let syncs = self.0.iter().filter(|call| call.is(SYNC) && call.paths[0] == path);
+        syncs.map(|call| call.succeeded).collect()
     }
 
     pub fn rename_to(&self, path: &Path) -> Call {
