@@ -149,7 +149,7 @@ impl Process {
     fn start(trough: &Trough, command: &[&str]) -> Self {
         let log = File::options().append(true).open(trough.dir().join("up.log")).unwrap();
         let mut process = Command::new(BINARY);
-        process.env("FAILPOINTS", "mount.looked=sleep(300)");
+        process.env("FAILPOINTS", "mount.protected=sleep(300)");
         process.args(command).arg("--dir").arg(trough.dir()).stdin(Stdio::null()).stderr(log);
         Self(process.stdout(Stdio::null()).spawn().unwrap())
     }

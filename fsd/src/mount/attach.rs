@@ -82,9 +82,7 @@ pub fn place(
 ) -> Result<(Placed, (u32, u32)), MountError> {
     let id = table::mount_id(mount.as_raw_fd()).map_err(MountError::io("look at", path))?;
     let _turn = take_turn(path)?;
-    let found = probe::clear(path, source)?;
-    crash_point("mount.looked");
-    let placed = match found {
+    let placed = match probe::clear(path, source)? {
         Found::Own(_) if settings.beneath == Feature::Auto => match put(&mount, path, true) {
             Ok(()) => {
                 probe::detach(path)?;
@@ -142,6 +140,7 @@ fn replace(mount: &OwnedFd, path: &Path, settings: &MountSettings) -> Result<Pla
 
 fn fresh(mount: &OwnedFd, path: &Path, settings: &MountSettings) -> Result<(), MountError> {
     let protected = bare::protect(path, settings.mountpoint_immutable)?;
+    crash_point("mount.protected");
     put(mount, path, false).map_err(MountError::system("mount on", path))?;
     protected.keep();
     Ok(())
