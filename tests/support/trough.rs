@@ -11,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use sync::local::status::LocalStatus;
 
 /// The bound of every wait for an event; no test asserts a time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,6 +46,29 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Settings that make every period, back-off and time-out short, so that a fault takes a second and not a minute.
+pub const SHORT: [&str; 7] = [
+    "sync.period_s=1",
+    "sync.drain_ms=100",
+    "sync.retry_first_ms=100",
+    "sync.retry_longest_ms=500",
+    "sync.refused_first_ms=100",
+    "sync.refused_longest_ms=500",
+    "store.timeouts={ call_ms = 1000, io_ms = 2000 }",
+];
+
+/// One HTTP request to its end: status and body. Status 0 when no whole answer came.
+pub fn http(method: &str, url: &str, body: &str) -> (u16, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answer = async {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let answer = client.request(method, url).body(body.to_owned()).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    };
+    runtime.block_on(answer).unwrap_or_else(|error: reqwest::Error| (0, format!("{error:?}")))
+}
+
 /// A running `trough up`.
 pub struct Trough {
     dir: tempfile::TempDir,
@@ -52,6 +76,8 @@ pub struct Trough {
     read_port: u16,
     manager_port: u16,
     store: Option<String>,
+    settings: Vec<String>,
+    bound_by_permissions: bool,
     environment: Vec<(String, String)>,
     allowed: Vec<&'static str>,
 }
@@ -65,6 +91,8 @@ impl Trough {
             read_port: free_port(),
             manager_port: free_port(),
             store: None,
+            settings: Vec::new(),
+            bound_by_permissions: false,
             environment: Vec::new(),
             allowed: Vec::new(),
         }
@@ -84,6 +112,23 @@ impl Trough {
         self
     }
 
+    /// Settings (`SECTION.KEY=VALUE`) other than the defaults.
+    pub fn with_settings(mut self, settings: &[&str]) -> Self {
+        self.settings.extend(settings.iter().map(|&setting| setting.to_owned()));
+        self
+    }
+
+    /// Permissions of files bind it although the tests run as root.
+    pub fn bound_by_permissions(mut self) -> Self {
+        self.bound_by_permissions = true;
+        self
+    }
+
+    /// Its next start finds its deep store there.
+    pub fn move_store(&mut self, store: &str) {
+        self.store = Some(store.to_owned());
+    }
+
     /// A variable for it and its children, as `FAILPOINTS`.
     pub fn with_environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -101,7 +146,17 @@ impl Trough {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let ready = File::create(self.ready_path()).unwrap();
-        let mut command = Command::new(BINARY);
+        let mut command = match self.bound_by_permissions {
+            false => Command::new(BINARY),
+            true => {
+                let mut command = Command::new("setpriv");
+                command.args(["--bounding-set=-dac_override,-dac_read_search", BINARY]);
+                command
+            }
+        };
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
         command.args(["up", "--dir"]).arg(self.dir()).stdin(Stdio::null());
         command.args(["--read-port", &self.read_port.to_string()]);
         command.args(["--manager-port", &self.manager_port.to_string()]);
@@ -169,6 +224,111 @@ impl Trough {
         drop(connection);
         let output = self.command(&["put", "--id", id, file.to_str().unwrap()]);
         assert!(output.status.success(), "put {id}: {}{}", text(&output.stderr), self.log());
+    }
+
+    /// What the reader answers to one statement: status and body.
+    pub fn ask(&self, id: &str, sql: &str) -> (u16, String) {
+        http("POST", &self.url(id), sql)
+    }
+
+    /// The number that [`Self::put`] wrote, as the reader answers it.
+    pub fn answer(&self, id: &str) -> Result<i64, (u16, String)> {
+        let (status, body) = self.ask(id, "SELECT n FROM t");
+        let rows: Option<serde_json::Value> = serde_json::from_str(&body).ok();
+        let n = rows.as_ref().and_then(|rows| rows[0]["n"].as_i64());
+        n.filter(|_| status == 200).ok_or((status, body))
+    }
+
+    /// Waits until the reader answers `n` for `id`.
+    #[track_caller]
+    pub fn wait_answer(&self, id: &str, n: i64) {
+        let mut last = None;
+        let deadline = Instant::now() + PATIENCE;
+        while last.as_ref() != Some(&Ok(n)) {
+            let log = || self.log();
+            assert!(Instant::now() < deadline, "{id} does not answer {n}: {last:?}\n{}", log());
+            std::thread::sleep(Duration::from_millis(20));
+            last = Some(self.answer(id));
+        }
+    }
+
+    /// Waits until the reader's answer to any statement for `id` has this status; its body.
+    #[track_caller]
+    pub fn wait_refusal(&self, id: &str, status: u16) -> String {
+        let mut body = String::new();
+        until(&format!("{id} gives {status}"), || {
+            let (got, text) = self.ask(id, "SELECT n FROM t");
+            body = text;
+            got == status
+        });
+        body
+    }
+
+    /// What the synchronizer says of itself.
+    #[track_caller]
+    pub fn status(&self) -> LocalStatus {
+        let (status, body) = self.manager("GET", "/status");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// What `trough status` prints.
+    pub fn status_text(&self) -> String {
+        text(&self.command(&["status"]).stdout)
+    }
+
+    /// Waits until the synchronizer's status is as `holds` wants it.
+    #[track_caller]
+    pub fn wait_status(&self, what: &str, holds: impl Fn(&LocalStatus) -> bool) -> LocalStatus {
+        let mut status = self.status();
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(&status) {
+            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}: {status:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+            status = self.status();
+        }
+        status
+    }
+
+    /// One page of the synchronizer: status and body.
+    pub fn manager(&self, method: &str, path: &str) -> (u16, String) {
+        http(method, &format!("http://127.0.0.1:{}{path}", self.manager_port), "")
+    }
+
+    /// Has the synchronizer look at the deep store `count` times, each to the end of what follows from it.
+    #[track_caller]
+    pub fn cycles(&self, count: usize) {
+        for _ in 0..count {
+            let (status, body) = self.manager("POST", "/sync?wait=1");
+            assert_eq!(status, 200, "{body}{}", self.log());
+        }
+    }
+
+    /// The reason that the status gives for a segment that is not held.
+    #[track_caller]
+    pub fn wait_problem(&self, id: &str) -> String {
+        let mut reason = None;
+        until(&format!("{id} has a problem"), || {
+            let problems = self.status().problems;
+            reason = problems.into_iter().find(|p| p.id.as_str() == id).map(|p| p.reason);
+            reason.is_some()
+        });
+        reason.unwrap()
+    }
+
+    /// The names of segments that the mount lists, in order.
+    pub fn listed(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir().join("mount")).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name != ".trough");
+        names.sort();
+        names
+    }
+
+    /// The directory that is the deep store, when it is one.
+    pub fn store(&self) -> PathBuf {
+        self.dir().join("store")
     }
 
     /// The rows of a query as JSON, or what the reader said and the exit status.
