@@ -96,7 +96,7 @@ fn s2_a_broken_file_is_refused_with_its_remedy_until_a_good_one_lies_there() {
 fn s9_a_file_that_somebody_works_on_in_the_store_is_passed_over_and_its_last_version_goes_on() {
     let trough = short(&[], &[]);
     let file = |name: &str| trough.store().join(name);
-    for (id, n) in [("held", 1), ("other", 2)] {
+    for (id, n) in [("held", 1), ("other", 2), ("untouched", 5)] {
         lay(&file(&format!("{id}.sqlite")), &sound(n, 0));
         trough.wait_answer(id, n);
     }
@@ -131,7 +131,7 @@ fn s9_a_file_that_somebody_works_on_in_the_store_is_passed_over_and_its_last_ver
 fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
     const VERSIONS: i64 = 4;
     let trough = short(&["while it was read", "is refused"], &["scrub.disk_share=0.01"]);
-    let versions: Vec<_> = (1..=VERSIONS).map(|n| sound(n, 4 << 20)).collect();
+    let versions: Vec<_> = (1..=VERSIONS).map(|n| sound(n, 12 << 20)).collect();
     assert!(versions.iter().all(|version| version.len() == versions[0].len()));
     let (renamed, in_place) =
         (trough.store().join("renamed.sqlite"), trough.store().join("in-place.sqlite"));
@@ -142,25 +142,27 @@ fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
         scope.spawn(|| {
             for version in versions.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
                 lay(&renamed, version);
-                std::thread::sleep(std::time::Duration::from_millis(15));
+                std::thread::sleep(std::time::Duration::from_millis(40));
             }
             lay(&renamed, &versions[0]);
         });
         scope.spawn(|| {
             for version in versions.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
                 // whole for a while now and then, or it would never be pulled
-                for _ in 0..3 {
+                for version in versions.iter().chain([version]) {
                     write_over(&in_place, version);
                 }
-                std::thread::sleep(std::time::Duration::from_millis(100));
+                std::thread::sleep(std::time::Duration::from_millis(60));
             }
             write_over(&in_place, &versions[1]);
             ended.store(true, Ordering::Relaxed);
         });
+        // also when a look below fails: else the writers would go on for ever
+        let _stop = Stop(&stop);
         let mut seen = 0;
         let looks = std::time::Instant::now();
         let mut last = Vec::new();
-        while looks.elapsed() < std::time::Duration::from_secs(8) {
+        while looks.elapsed() < std::time::Duration::from_secs(6) {
             let _ = trough.manager("POST", "/sync");
             for id in ["renamed", "in-place"] {
                 let Ok(shown) = std::fs::read(trough.mounted(id)) else { continue };
@@ -169,13 +171,21 @@ fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
                 last = shown;
             }
         }
-        stop.store(true, Ordering::Relaxed);
         seen
     });
     assert!(seen > 4 && ended.load(Ordering::Relaxed), "too little came through: {seen}");
     trough.wait_answer("renamed", 1);
     trough.wait_answer("in-place", 2);
     assert_eq!(std::fs::read(trough.mounted("in-place")).unwrap(), versions[1]);
+}
+
+/// Ends the writers when it goes.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Writes `bytes` over the file in small pieces; its length never changes.

@@ -295,12 +295,14 @@ impl Trough {
         http(method, &format!("http://127.0.0.1:{}{path}", self.manager_port), "")
     }
 
-    /// Has the synchronizer look at the deep store `count` times, each to the end of what follows from it.
+    /// Has the synchronizer look at the deep store `count` times, each to the end of what follows from it, also
+    /// of the removals that wait for their drain time.
     #[track_caller]
     pub fn cycles(&self, count: usize) {
         for _ in 0..count {
             let (status, body) = self.manager("POST", "/sync?wait=1");
             assert_eq!(status, 200, "{body}{}", self.log());
+            self.wait_status("nothing is on its way out", |s| s.work.draining == 0);
         }
     }
 
