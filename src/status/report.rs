@@ -100,10 +100,11 @@ fn mount(status: &LocalStatus) -> String {
     if !mount.live {
         return format!("{}: NOT THERE; is `trough fsd` running?", mount.path);
     }
-    let figure = |name: &str| mount.figures.as_ref().and_then(|figures| figures.get(name));
-    let reads = match figure("passthrough").and_then(Value::as_bool) {
-        Some(true) => "; the kernel reads the files itself (passthrough)".to_owned(),
-        Some(false) => match figure("passthrough_off_reason").and_then(Value::as_str) {
+    let reads = match &mount.figures {
+        Some(figures) if figures.passthrough => {
+            "; the kernel reads the files itself (passthrough)".to_owned()
+        }
+        Some(figures) => match &figures.passthrough_off_reason {
             Some(why) => format!("; without passthrough: {why}"),
             None => "; without passthrough".to_owned(),
         },
@@ -149,6 +150,7 @@ fn scrub(status: &LocalStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fsd::status::FsStatus;
     use sync::local::status::Problem;
     use sync::pool::guard::HeldBack;
     use sync::registry::SegmentState;
@@ -169,7 +171,7 @@ mod tests {
         status.cache.quarantine_bytes = 9;
         status.mount.path = "/m".into();
         status.mount.live = true;
-        status.mount.figures = Some(serde_json::json!({"passthrough": true}));
+        status.mount.figures = Some(FsStatus { passthrough: true, ..FsStatus::default() });
         status.work.damaged_total = 2;
         let (id, state) = (fsd::segment::SegmentId::new("x").unwrap(), SegmentState::Refused);
         status.problems.push(Problem { id, state, reason: "not SQLite".into(), served: true });
