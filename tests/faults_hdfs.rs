@@ -19,14 +19,16 @@ use std::time::Duration;
 
 use fsd::segment::SegmentId;
 use rig::hdfs::{DATANODES, Exclusive, Hdfs, Process, exclusive, shared};
-use support::{SHORT, Trough, run, text, until};
+use support::{SHORT, Stop, Trough, run, text, until};
 use sync::store::{Store, StorePath, StoreTimeouts};
 
 /// A trough with short times that keeps its segments in the directory `root` of this HDFS; nothing runs yet.
 fn on(hdfs: &Hdfs, root: &str, allowed: &[&'static str]) -> Trough {
     let url = hdfs.url(root);
     with_store(&url, |store| async move { store.mkdir(&StorePath::root()).await }).unwrap();
-    let mut trough = Trough::new().with_settings(&SHORT).with_store(&url);
+    // a third of it is for one DataNode, which may be slow on a busy machine
+    let patient = "store.timeouts={ call_ms = 1000, io_ms = 6000 }";
+    let mut trough = Trough::new().with_settings(&SHORT).with_settings(&[patient]).with_store(&url);
     for part in allowed {
         trough = trough.allow(part);
     }
@@ -212,6 +214,7 @@ fn s2_a_damaged_object_is_found_by_the_scrub_and_healed_from_hdfs() {
             }
             (right, errors)
         });
+        let stopping = Stop(&stop);
         damaged.store(true, Ordering::Relaxed);
         std::fs::set_permissions(&object, std::fs::Permissions::from_mode(0o644)).unwrap();
         let file = std::fs::File::options().write(true).open(&object).unwrap();
@@ -225,7 +228,7 @@ fn s2_a_damaged_object_is_found_by_the_scrub_and_healed_from_hdfs() {
         for _ in 0..50 {
             assert_eq!(trough.answer("damaged"), Ok(1), "after it was healed");
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         let (right, errors) = reading.join().expect("no wrong answer");
         assert!(right > 0, "{right} right, {errors} errors");
     });

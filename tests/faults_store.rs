@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fsd::segment::{Digest, Stamp};
 use segment::{in_wal_mode, lay, lay_at, now_ms, seal, set_mtime, sound, with_a_broken_page};
-use support::{SHORT, Trough, run, text, until};
+use support::{SHORT, Stop, Trough, run, text, until};
 use sync::store::SkipReason;
 
 /// A trough with short times whose log may have `allowed`.
@@ -177,15 +177,6 @@ fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
     trough.wait_answer("renamed", 1);
     trough.wait_answer("in-place", 2);
     assert_eq!(std::fs::read(trough.mounted("in-place")).unwrap(), versions[1]);
-}
-
-/// Ends the writers when it goes.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Writes `bytes` over the file in small pieces; its length never changes.

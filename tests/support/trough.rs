@@ -8,6 +8,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -41,9 +42,19 @@ pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I
     output.unwrap_or_else(|error| panic!("{program} is needed for this test: {error}"))
 }
 
-/// A port on loopback that nobody listened on a moment ago.
+/// A port on loopback that nobody listened on a moment ago: from below the range that the kernel gives to
+/// outgoing connections, so that none of those has it when it is bound again after a stop.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let ports = 20_000..32_000_u16;
+    let seed = std::process::id() as u16;
+    loop {
+        let step = seed.wrapping_mul(31).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = ports.start + step % (ports.end - ports.start);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Settings that make every period, back-off and time-out short, so that a fault takes a second and not a minute.
@@ -56,6 +67,15 @@ pub const SHORT: [&str; 7] = [
     "sync.refused_longest_ms=500",
     "store.timeouts={ call_ms = 1000, io_ms = 2000 }",
 ];
+
+/// Tells the other threads of a test to end when it goes, also by a failure.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// One HTTP request to its end: status and body. Status 0 when no whole answer came.
 pub fn http(method: &str, url: &str, body: &str) -> (u16, String) {
