@@ -276,7 +276,7 @@ fn a_second_up_on_one_port_is_refused_and_starts_nothing() {
 #[test]
 fn s8_a_client_that_goes_away_leaves_no_query_behind() {
     let patient = faults::SHORT.replace("query_ms = 2000", "query_ms = 60000");
-    let trough = started(Trough::new().with_settings(&patient));
+    let trough = started(Trough::new().with_settings_file(&patient));
     trough.put("ohio", 1);
     trough.wait_answers("ohio", 1);
     let endless =

@@ -14,6 +14,9 @@ const PROBLEMS_SHOWN: usize = 20;
 /// What is younger needs no number.
 const JUST_NOW: Duration = Duration::from_secs(2);
 
+/// The most files of each kind that are named of those that a listing could not take.
+const EXAMPLES_SHOWN: usize = 5;
+
 /// The status as lines, at the time `now_ms`.
 pub fn render(status: &LocalStatus, now_ms: u64) -> String {
     let mut lines = vec![
@@ -24,6 +27,11 @@ pub fn render(status: &LocalStatus, now_ms: u64) -> String {
         ("work", work(status)),
         ("scrub", scrub(status, now_ms)),
     ];
+    let listing = &status.store.listing;
+    let skipped = listing.skipped.values().sum();
+    examples(&mut lines, "passed over", &listing.skipped_examples, skipped);
+    examples(&mut lines, "found twice", &listing.duplicate_examples, listing.duplicates);
+    examples(&mut lines, "not seen", &listing.unseen_examples, listing.unseen);
     if let Some(held_back) = &status.removals_held_back {
         lines.push(("attention", held_back.reason.clone()));
     }
@@ -39,6 +47,20 @@ pub fn render(status: &LocalStatus, now_ms: u64) -> String {
         let _ = writeln!(text, "{name:<12}{value}");
         text
     })
+}
+
+/// The first of what a listing has to say, and how much more there is.
+fn examples(
+    lines: &mut Vec<(&'static str, String)>,
+    name: &'static str,
+    examples: &[String],
+    count: u64,
+) {
+    let shown = examples.len().min(EXAMPLES_SHOWN);
+    lines.extend(examples[..shown].iter().map(|example| (name, example.clone())));
+    if let Some(more @ 1..) = count.checked_sub(shown as u64) {
+        lines.push((name, format!("and {more} more; `--json` has more of them")));
+    }
 }
 
 /// Milliseconds since 1970.
@@ -166,6 +188,7 @@ mod tests {
     use sync::local::status::Problem;
     use sync::pool::guard::HeldBack;
     use sync::registry::SegmentState;
+    use sync::store::SkipReason;
 
     #[test]
     fn a_status_says_what_needs_attention() {
@@ -188,6 +211,9 @@ mod tests {
         status.problems.push(Problem { id, state, reason: "not SQLite".into(), served: true });
         let held_back = HeldBack { missing: 30, of: 40, reason: "30 vanished".into() };
         status.removals_held_back = Some(held_back);
+        let skipped = &mut status.store.listing;
+        skipped.skipped.insert(SkipReason::Empty, 7);
+        skipped.skipped_examples = (0..7).map(|n| format!("f{n}: it is empty")).collect();
         let text = render(&status, 100_000);
         for part in [
             "5 in the pool: 3 held, 1 pending, 1 refused\n",
@@ -195,6 +221,7 @@ mod tests {
             "/m: live; the kernel reads",
             "NOT WHOLLY REACHABLE (what is held stays served), its last complete listing was 60 seconds ago",
             "attention   30 vanished\n",
+            "passed over f4: it is empty\npassed over and 2 more;",
             "x: not SQLite (an older version is served)",
             "2 damaged files",
         ] {

@@ -43,7 +43,7 @@ pub const MOUNT_AWAY: [&str; 2] = ["detaching a dead mount", "ending and detachi
 
 /// A trough with short waits, which `settings` adds to, whose log may say that a child ended.
 pub fn short(settings: &str) -> Trough {
-    let trough = Trough::new().with_settings(&format!("{SHORT}{settings}"));
+    let trough = Trough::new().with_settings_file(&format!("{SHORT}{settings}"));
     CHILD_ENDED.into_iter().chain(MOUNT_AWAY).fold(trough, Trough::allow)
 }
 

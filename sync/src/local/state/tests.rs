@@ -65,7 +65,7 @@ impl World {
 
     fn list(&mut self, entries: &[(usize, u64)]) {
         let listing = listing(entries);
-        let delta = guard::compare(self.state.pool(), &listing, 1.0, true);
+        let delta = guard::compare(self.state.pool(), &listing, 1.0, true, &HashSet::new());
         self.state.take_listing(delta, listing, &self.assignment);
     }
 
