@@ -155,8 +155,8 @@ impl Place {
     }
 }
 
-/// How many rows [`write_segment`] writes for each MiB: four to a page, and a tenth for the index.
-pub const ROWS_PER_MIB: u64 = 920;
+/// How many rows [`write_segment`] writes for each MiB: four to a page, and some pages for the index.
+pub const ROWS_PER_MIB: u64 = 985;
 
 /// A database of about `mib` MiB: one table with an integer key, an indexed name, and a body that cannot be
 /// compressed.

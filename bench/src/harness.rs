@@ -3,7 +3,7 @@
 //! Invariant: within a round the sides run one right after the other, and who begins changes from round to
 //! round, so what the machine does meanwhile (other load, a warming disk) meets both.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,11 +50,19 @@ pub fn interleave(rounds: usize, sides: &mut [Side<'_>]) -> anyhow::Result<Vec<V
             let side = (round + turn) % sides.len();
             times[side].push(sides[side]()?);
         }
-        eprint!("\r  {} of {rounds} rounds", round + 1);
-        let _ = std::io::stderr().flush();
+        progress(round + 1, rounds);
     }
-    eprintln!();
     Ok(times)
+}
+
+fn progress(done: usize, rounds: usize) {
+    let mut out = std::io::stderr();
+    if out.is_terminal() {
+        let end = if done == rounds { "\n" } else { "" };
+        // whoever closed it does not look
+        let _ = write!(out, "\r  {done} of {rounds} rounds{end}");
+        let _ = out.flush();
+    }
 }
 
 /// Lowest, middle and highest of some figures.

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::failpoint::crash_point;
@@ -16,8 +17,9 @@ use crate::segment::{Digest, SegmentId};
 
 use super::{Cache, CacheError, Published, Source, Verified, disk};
 
-/// How many files of one batch are synced at a time: enough that the disk always has a next one to write.
-const SYNC_THREADS: usize = 4;
+/// How many files or directories of one batch are synced at a time: enough that the disk always has a next one
+/// to write, and that several share one commit of the file system's journal.
+const SYNC_THREADS: usize = 8;
 
 /// One item of a batch on its way.
 struct Item {
@@ -79,6 +81,7 @@ impl Cache {
 
     /// Moves each object to its place and syncs the directories that changed.
     fn place_objects(&self, items: &mut [Item]) {
+        self.make_object_dirs(items);
         let mut changed: BTreeSet<PathBuf> = BTreeSet::new();
         for item in &mut *items {
             item.run(|item| {
@@ -90,16 +93,39 @@ impl Cache {
             });
             crash_point("admission.renamed");
         }
-        for directory in changed {
-            if let Err(error) = self.sync_dir(&directory) {
-                for item in &mut *items {
-                    if self.layout().object_dir(&item.digest()) == directory {
-                        item.error.get_or_insert_with(|| error.clone());
-                    }
+        let mut synced: Vec<_> = changed.into_iter().map(|directory| (directory, Ok(()))).collect();
+        in_parallel(&mut synced, |(directory, result)| *result = self.sync_dir(directory));
+        for (directory, result) in synced {
+            let Err(error) = result else { continue };
+            for item in &mut *items {
+                if self.layout().object_dir(&item.digest()) == directory {
+                    item.error.get_or_insert_with(|| error.clone());
                 }
             }
         }
         crash_point("admission.object-dir-synced");
+    }
+
+    /// Makes the directories that are not there yet; all of them cost one sync, which in an empty cache nearly
+    /// every object would else cost.
+    fn make_object_dirs(&self, items: &mut [Item]) {
+        let mut made = false;
+        for item in &mut *items {
+            item.run(|item| {
+                let directory = self.layout().object_dir(&item.digest());
+                match std::fs::create_dir(&directory) {
+                    Ok(()) => made = true,
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => {
+                        return Err(CacheError::io("make", &directory, disk::BLOCK_BYTES, error));
+                    }
+                }
+                Ok(())
+            });
+        }
+        if made && let Err(error) = self.sync_dir(&self.layout().objects()) {
+            fail_all(items, &error);
+        }
     }
 
     /// Moves the file to its place; `false` when the same object is there already, untouched since it was verified.
@@ -114,12 +140,6 @@ impl Cache {
                 return Ok(false);
             }
             disk::clear_immutable(&path);
-        }
-        let directory = self.layout().object_dir(&digest);
-        match std::fs::create_dir(&directory) {
-            Ok(()) => self.sync_dir(&self.layout().objects())?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(fail(error)),
         }
         let part = &mut item.verified.0.part;
         std::fs::rename(&part.path, &path).map_err(fail)?;
@@ -211,13 +231,24 @@ fn sync_contents(items: &mut [Item]) {
             synced.map_err(|error| CacheError::io("sync", &staged.part.path, got_bytes, error))
         });
     };
-    let per_thread = items.len().div_ceil(SYNC_THREADS).max(1);
-    if items.len() == 1 {
-        return items.iter_mut().for_each(sync);
+    in_parallel(items, sync);
+}
+
+/// Does `work` to each of `items`, [`SYNC_THREADS`] at a time.
+fn in_parallel<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
+    if let [item] = items {
+        return work(item);
     }
+    let threads = items.len().min(SYNC_THREADS);
+    let queue = Mutex::new(items.iter_mut());
+    let next = || queue.lock().expect("a panic aborts the process, so no lock is poisoned").next();
     std::thread::scope(|scope| {
-        for chunk in items.chunks_mut(per_thread) {
-            scope.spawn(move || chunk.iter_mut().for_each(sync));
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(item) = next() {
+                    work(item);
+                }
+            });
         }
     });
 }
