@@ -131,7 +131,7 @@ pub fn sequential(place: &Place) -> anyhow::Result<Vec<Outcome>> {
     let speed = |seconds: f64| format!("{:.0} MiB/s", mib as f64 / seconds);
     let read = |path: &Path| timed(|| read_all(path));
     let what = format!("sequential read of {mib} MiB, warm");
-    let warm = both.compare(&what, 1.05, place.size(15, 5), read, speed)?;
+    let warm = both.compare(&what, 1.05, place.size(41, 5), read, speed)?;
     let cold = |path: &Path| {
         let object = File::open(&both.native).context("open the object")?;
         rustix::fs::fadvise(&object, 0, None, Advice::DontNeed).context("drop it from memory")?;
