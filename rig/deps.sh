@@ -11,7 +11,7 @@ fail() { echo "trough: $*" >&2; exit 1; }
 
 # COMMAND:PACKAGE; the command tells whether the package is needed
 demo=(cc:gcc sqlite3:sqlite3 curl:curl mountpoint:util-linux)
-test=("${demo[@]}" java:openjdk-17-jre-headless mvn:maven getfattr:attr mkfs.ext4:e2fsprogs chattr:e2fsprogs
+test=("${demo[@]}" jq:jq java:openjdk-17-jre-headless mvn:maven getfattr:attr mkfs.ext4:e2fsprogs chattr:e2fsprogs
     losetup:mount unshare:util-linux sha256sum:coreutils)
 
 case ${1:-demo} in

@@ -1,45 +1,63 @@
 #!/usr/bin/env bash
 # Runs every suite and prints how long each took: `make test`.
 #
-# Suites of real parts (FUSE mounts, HDFS, whole processes) run one test at a time: they share two cores, mounts
-# and ports, and a time-out of one must not come from the load of another.
+#   TEST_LANES=2      suites at the same time
+#   SUITES=REGEX      only the suites whose name (package/target) matches
+#
+# Within a suite of real parts (FUSE mounts, HDFS, whole processes) the tests run one at a time: they share mounts
+# and a rig. Two suites at a time keep both cores busy while tests wait for events; each is shown when it is done.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 rig/deps.sh test || exit 1
 PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 rig/hdfs/hdfs.sh fetch || exit 1
+export WORK
+WORK=$(mktemp -d "${TMPDIR:-/tmp}/trough-test.XXXXXX")
+trap 'rm -rf "$WORK"' EXIT
+
+echo "building"
+cargo test --workspace --features failpoints --no-run --message-format=json-render-diagnostics >"$WORK/built" || exit 1
 cargo build --workspace --all-targets --features failpoints || exit 1
 
-failed=()
-times=()
-suite() { # NAME COMMAND...
-    local name=$1 begun=$SECONDS
-    shift
-    printf '\n== %s\n' "$name"
-    "$@" || failed+=("$name")
-    times+=("$(printf '%5d s  %s' $((SECONDS - begun)) "$name")")
-}
+# NAME DIRECTORY PROGRAM of every test program, those that take longest first
+jq -r --arg root "$PWD" 'select(.reason == "compiler-artifact" and .profile.test and .executable)
+    | (.manifest_path | rtrimstr("/Cargo.toml")) as $directory
+    | (if $directory == $root then "trough" else ($directory | split("/") | last) end) as $package
+    | "\($package)/\(.target.name)\(if .target.kind[0] == "test" then "" else "-unit" end) \($directory) \(.executable)"' \
+    "$WORK/built" | grep -E -- "${SUITES:-.}" >"$WORK/suites"
+slow='faults|publish|store_contract|mount_suite|cache_kill|cache_power|cache_model'
+{ grep -E "$slow" "$WORK/suites"; grep -vE "$slow" "$WORK/suites"; } >"$WORK/ordered"
+[ -s "$WORK/ordered" ] || { echo "no suite is called ${SUITES:-anything}" >&2; exit 1; }
 
-suite "unit tests" cargo test --workspace --features failpoints --lib --bins
-for crate in fsd sync proxy .; do
-    for file in "$crate"/tests/*.rs; do
-        [ -e "$file" ] || continue
-        test=$(basename "$file" .rs)
-        package=$crate
-        [ "$crate" = . ] && package=trough
-        # only the root package and those that have crash points know the feature
-        features=()
-        grep -q '^failpoints' "$crate/Cargo.toml" && features=(--features failpoints)
-        suite "$package: $test" cargo test -p "$package" "${features[@]}" --test "$test" -- --test-threads=1
-    done
-done
-suite "examples in the documentation" cargo test --workspace --doc
+run_suite() { # NAME DIRECTORY PROGRAM
+    local name=$1 begun=$SECONDS threads=()
+    [[ $name == *-unit ]] || threads=(--test-threads=1)
+    local log=$WORK/${name//\//.}.log status=0
+    (cd "$2" && "$3" "${threads[@]}") >"$log" 2>&1 </dev/null || status=$?
+    {
+        flock 9
+        printf '\n== %s\n' "$name"
+        cat "$log"
+        printf '%5d s  %s\n' $((SECONDS - begun)) "$name" >>"$WORK/times"
+        [ $status -eq 0 ] || echo "$name" >>"$WORK/failed"
+    } 9>"$WORK/printing"
+}
+export -f run_suite
+begun=$SECONDS
+xargs -P "${TEST_LANES:-2}" -L 1 bash -c 'run_suite "$@"' suite <"$WORK/ordered"
 
 printf '\n'
-printf '%s\n' "${times[@]}"
-printf '%5d s  in all\n' $SECONDS
-if [ ${#failed[@]} -gt 0 ]; then
-    printf 'failed: %s\n' "${failed[@]}"
+sort -rn "$WORK/times"
+printf '%5d s  in all, without building\n' $((SECONDS - begun))
+awk '/^test result:/ { passed += $4; failed += $6 } END { printf "%d passed, %d failed\n", passed, failed }' "$WORK"/*.log
+done_suites=$(wc -l <"$WORK/times")
+wanted_suites=$(wc -l <"$WORK/ordered")
+if [ "$done_suites" -ne "$wanted_suites" ]; then
+    echo "only $done_suites of $wanted_suites suites came to an end" >&2
+    exit 1
+fi
+if [ -s "$WORK/failed" ]; then
+    printf 'failed: %s\n' "$(tr '\n' ' ' <"$WORK/failed")"
     exit 1
 fi

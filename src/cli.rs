@@ -73,6 +73,10 @@ pub enum Command {
 pub enum Sync {
     /// Keep this machine's cache what it should be: pull, verify, publish, scrub
     Local,
+    /// Have the running synchronizer look at the deep store now, and wait until it holds what it saw
+    Now,
+    /// Have the running synchronizer read every file of the cache again now, to find damage
+    Scrub,
     /// Tell the running synchronizer that segments which vanished from the deep store at once are meant to go
     AcceptRemovals,
 }

@@ -146,7 +146,8 @@ impl Config {
 
     /// Makes every path absolute.
     fn resolve(&mut self, base: &Path) {
-        for path in [&mut self.cache.dir, &mut self.mount.mountpoint, &mut self.registry.path] {
+        let paths = [&mut self.cache.dir, &mut self.mount.mountpoint, &mut self.registry.path];
+        for path in paths.into_iter().chain(&mut self.publish.temp_dir) {
             *path = base.join(&*path);
         }
         if !self.store.url.contains("://") {

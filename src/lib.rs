@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 mod http;
 pub mod logging;
+mod orders;
 pub mod put;
 pub mod query;
 pub mod rows;

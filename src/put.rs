@@ -16,7 +16,7 @@ use futures::StreamExt;
 use crate::cli::Put;
 use crate::config::Config;
 use crate::rows::{bytes, counted};
-use crate::{http, wiring};
+use crate::{http, signals, wiring};
 
 mod progress;
 
@@ -34,7 +34,11 @@ pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
     let on_progress = Arc::new(move |_: &SegmentId, step| shown.step(step));
     let publisher = wiring::publisher(config, on_progress).context("reach the deep store")?;
     let files: HashMap<_, _> = wanted.iter().cloned().collect();
-    let mut outcomes = std::pin::pin!(publisher.put_all(futures::stream::iter(wanted)));
+    // after the first Ctrl-C what is on its way is finished, so that no lock and no half-sent file stays
+    let stopping = signals::shutdown_token()?;
+    let all = wanted.len();
+    let sources = futures::stream::iter(wanted).take_until(stopping.clone().cancelled_owned());
+    let mut outcomes = std::pin::pin!(publisher.put_all(sources));
     let (mut done, mut failed, mut total) = (0, 0, 0);
     while let Some((id, outcome)) = outcomes.next().await {
         match outcome {
@@ -50,6 +54,9 @@ pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
         }
     }
     progress.finish();
+    if done + failed < all {
+        eprintln!("trough: interrupted; {} not begun", counted(all - done - failed, "file"));
+    }
     println!(
         "published {}, {} in {:.1} s{}",
         counted(done, "segment"),
@@ -64,7 +71,7 @@ pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
     if done > 0 {
         trigger(config).await;
     }
-    Ok(ExitCode::from(u8::from(failed > 0)))
+    Ok(ExitCode::from(u8::from(done < all)))
 }
 
 /// Tells the synchronizer of this machine to look now. Without one, its next period does: no error.

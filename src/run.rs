@@ -8,6 +8,7 @@ use tokio::runtime::Runtime;
 
 use crate::cli::{CheckConfig, Cli, Command, Shared, Sync};
 use crate::config::{self, Config, Sources};
+use crate::orders::{self, Order};
 use crate::{logging, put, query, signals, status, up, wiring};
 
 /// Exit status for settings that cannot be used and for everything else that is no result of the command.
@@ -59,9 +60,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             })?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Sync(Sync::AcceptRemovals) => {
-            runtime()?.block_on(status::accept_removals(&load(shared)?))
-        }
+        Command::Sync(Sync::Now) => order(shared, Order::SyncNow),
+        Command::Sync(Sync::Scrub) => order(shared, Order::Scrub),
+        Command::Sync(Sync::AcceptRemovals) => order(shared, Order::AcceptRemovals),
         Command::Read => {
             let config = service(shared)?;
             runtime()?.block_on(async {
@@ -71,6 +72,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn order(shared: &Shared, order: Order) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(orders::run(&load(shared)?, order))
 }
 
 fn load(shared: &Shared) -> anyhow::Result<Config> {

@@ -43,15 +43,3 @@ pub async fn run(config: &Config, options: &Status) -> anyhow::Result<ExitCode> 
     print!("{}", report::render(&status, report::now_ms()));
     Ok(ExitCode::SUCCESS)
 }
-
-/// Runs `trough sync accept-removals`.
-pub async fn accept_removals(config: &Config) -> anyhow::Result<ExitCode> {
-    let url = format!("{}/accept-removals", http::url_of(&config.node.manager_listen)?);
-    let answer = http::client(Some(TIMEOUT))?.post(&url).send().await;
-    let answer = answer.with_context(|| format!("ask {url}; is the synchronizer running?"))?;
-    let status = answer.status();
-    let text = answer.text().await.context("read the synchronizer's answer")?;
-    anyhow::ensure!(status.is_success(), "the synchronizer refused: {}", text.trim_end());
-    println!("{}", text.trim_end());
-    Ok(ExitCode::SUCCESS)
-}

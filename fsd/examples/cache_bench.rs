@@ -2,6 +2,8 @@
 //! is beside plain copies with one fsync each.
 //!
 //! `cargo run -p fsd --example cache_bench -- DIR [SEGMENTS]`; DIR must not exist and is removed at the end.
+//! With a third argument `many` only the many small segments are made and opened, and DIR/many stays for other
+//! measurements (the mount, `trough up`); a DIR/many that is there already is only opened.
 
 use std::error::Error;
 use std::fs::File;
@@ -21,30 +23,45 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let dir = arguments.next().ok_or("name a directory that does not exist")?;
     let segments: u64 = arguments.next().map_or(Ok(100_000), |text| text.parse())?;
-    std::fs::create_dir(&dir)?;
-    let result = run(Path::new(&dir), segments);
-    std::fs::remove_dir_all(&dir)?;
+    let only_many = match arguments.next().as_deref() {
+        None => false,
+        Some("many") => true,
+        Some(other) => return Err(format!("{other:?} is neither nothing nor `many`").into()),
+    };
+    match std::fs::create_dir(&dir) {
+        Err(error) if !only_many => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    // a header is all that a sealed file needs to be admitted
+    let (dir, database) = (Path::new(&dir), database(Path::new(&dir))?);
+    if only_many {
+        return many(dir, &database, segments);
+    }
+    let result = large(dir, &database).and_then(|()| many(dir, &database, segments));
+    std::fs::remove_dir_all(dir)?;
     result
 }
 
-fn run(dir: &Path, segments: u64) -> Result<(), Box<dyn Error>> {
-    // a header is all that a sealed file needs to be admitted
-    let database = database(dir)?;
+fn large(dir: &Path, database: &[u8]) -> Result<(), Box<dyn Error>> {
     for round in 0..3 {
-        let copied = copy(&dir.join(format!("copies{round}")), &database)?;
-        let published = publish_large(&dir.join(format!("published{round}")), &database)?;
+        let copied = copy(&dir.join(format!("copies{round}")), database)?;
+        let published = publish_large(&dir.join(format!("published{round}")), database)?;
         let ratio = copied.as_secs_f64() / published.as_secs_f64();
         println!(
             "{COPY_FILES} files of 8 MiB: copied in {copied:.2?}, published in {published:.2?}, {ratio:.2}x"
         );
     }
+    Ok(())
+}
 
+fn many(dir: &Path, database: &[u8], segments: u64) -> Result<(), Box<dyn Error>> {
     let settings = CacheSettings { dir: dir.join("many"), ..CacheSettings::default() };
-    let (cache, _) = Cache::open(&settings)?;
+    let (cache, there) = Cache::open(&settings)?;
+    let segments = if there.segments == 0 { segments } else { 0 };
     let started = Instant::now();
     for first in (0..segments).step_by(usize::try_from(BATCH)?) {
         let batch = (first..segments.min(first + BATCH))
-            .map(|n| item(&cache, n, &with(&database, n)[..8192]));
+            .map(|n| item(&cache, n, &with(&database[..8192], n)));
         let batch = batch.collect::<Result<Vec<_>, Box<dyn Error>>>()?;
         cache.publish(batch).into_iter().collect::<Result<Vec<_>, _>>()?;
     }
@@ -67,6 +84,7 @@ fn run(dir: &Path, segments: u64) -> Result<(), Box<dyn Error>> {
 /// An 8 MiB database whose header does not vouch for its page count, so that its start is a segment too.
 fn database(dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let path = dir.join("x.sqlite");
+    let _ = std::fs::remove_file(&path);
     rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE t (a)")?;
     let mut bytes = std::fs::read(path)?;
     bytes.resize(COPY_BYTES, 1);

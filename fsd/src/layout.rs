@@ -9,9 +9,15 @@
 //! lock                         flock of the one process that changes the cache
 //! ```
 
+use std::ffi::OsStr;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::segment::{Digest, SegmentId};
 
@@ -98,15 +104,45 @@ impl Layout {
 
 /// The digest in a symlink's target; only the exact form of [`Layout::link_target`] is taken.
 pub fn digest_of_target(target: &Path) -> io::Result<Digest> {
-    let invalid = || {
+    parse_target(target.as_os_str().as_bytes()).ok_or_else(|| {
         let text = format!("symlink target {} does not name an object", target.display());
         io::Error::new(io::ErrorKind::InvalidData, text)
-    };
-    let name = target.file_name().and_then(|name| name.to_str()).ok_or_else(invalid)?;
-    let digest: Digest = name.parse().map_err(|_| invalid())?;
-    match Layout::link_target(&digest).as_os_str().as_bytes() == target.as_os_str().as_bytes() {
-        true => Ok(digest),
-        false => Err(invalid()),
+    })
+}
+
+/// `../objects/<aa>/<blake3>`. Read once for each name of a listing and of a start, so nothing is allocated.
+fn parse_target(target: &[u8]) -> Option<Digest> {
+    let (prefix, hex) = target.strip_prefix(b"../objects/")?.split_at_checked(2)?;
+    let hex = hex.strip_prefix(b"/")?.strip_prefix(prefix).map(|_| &hex[1..])?;
+    std::str::from_utf8(hex).ok()?.parse().ok()
+}
+
+/// An open `segments/`: for many names one after another this is cheaper than [`Layout::published`].
+#[derive(Debug)]
+pub struct Links(OwnedFd);
+
+impl Links {
+    /// Opens `segments/` of `layout`.
+    pub fn open(layout: &Layout) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(layout.segments(), flags, Mode::empty())?))
+    }
+
+    /// What is published under the file name `name`; as [`Layout::published`].
+    pub fn published(&self, name: impl rustix::path::Arg) -> io::Result<Option<Digest>> {
+        // a target is 78 bytes; one that fills the buffer is none of ours
+        let mut buffer = [MaybeUninit::uninit(); 128];
+        match rustix::fs::readlinkat_raw(&self.0, name, &mut buffer) {
+            Ok((target, _)) => digest_of_target(Path::new(OsStr::from_bytes(target))).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl AsFd for Links {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -120,8 +156,10 @@ mod tests {
         let target = Layout::link_target(&digest);
         assert_eq!(digest_of_target(&target).unwrap(), digest);
         let hex = digest.to_hex();
-        for bad in [format!("/etc/{hex}"), hex.clone(), format!("../objects/zz/{hex}"), "..".into()]
-        {
+        let other = format!("../objects/{}/{hex}", if hex.starts_with("00") { "01" } else { "00" });
+        let upper = target.to_str().unwrap().to_uppercase();
+        let longer = format!("{}0", target.display());
+        for bad in [format!("/etc/{hex}"), hex.clone(), other, upper, longer, "..".into()] {
             assert!(digest_of_target(Path::new(&bad)).is_err(), "{bad} was taken");
         }
     }

@@ -216,12 +216,11 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = InvalidDigest;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        data_encoding::HEXLOWER
-            .decode(text.as_bytes())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(Self)
-            .ok_or_else(|| InvalidDigest(text.to_owned()))
+        let mut bytes = [0; blake3::OUT_LEN];
+        // `decode_mut` takes nothing but twice as many digits as there is room for
+        let decoded = text.len() == 2 * bytes.len()
+            && data_encoding::HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok();
+        decoded.then_some(Self(bytes)).ok_or_else(|| InvalidDigest(text.to_owned()))
     }
 }
 

@@ -144,7 +144,14 @@ http() { # METHOD PATH
 get() { http GET "$1"; }
 
 # The superuser is called hdfs, so that permissions mean something to everyone else; the root is open to all.
-open_root() { http PUT '/webhdfs/v1/?op=SETPERMISSION&permission=777&user.name=hdfs' | grep -q ' 200 '; }
+open_root() {
+    local deadline=$((SECONDS + ready_s))
+    until http PUT '/webhdfs/v1/?op=SETPERMISSION&permission=777&user.name=hdfs' | grep -q ' 200 '; do
+        # a NameNode that has just started on a busy machine can take longer for its first answer than one try waits
+        [ $SECONDS -lt $deadline ] || fail "the root directory could not be opened to all within $ready_s s"
+        sleep 0.2
+    done
+}
 
 ready() {
     local state
@@ -236,7 +243,7 @@ start() { # [OWNER_PID]
         for who in $(everyone); do configure "$who"; done
         [ -d "$dir/namenode/data/current" ] || format
         launch_all
-        wait_ready && { open_root || fail "the root directory could not be opened to all"; } && return
+        wait_ready && { open_root; return; }
         stop_all
         grep -q 'BindException' "$dir"/*/log || break
     done

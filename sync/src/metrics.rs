@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fsd::status::FsStatus;
 use metrics::{counter, gauge, histogram};
 
 use crate::local::status::LocalStatus;
@@ -25,6 +26,11 @@ pub const CACHE_BYTES: &str = "trough_sync_cache_bytes";
 pub const COMPLETE_LISTING_TIME: &str = "trough_sync_complete_listing_timestamp_seconds";
 /// 1 while a live mount shows the cache (S5, S6).
 pub const MOUNT_LIVE: &str = "trough_sync_mount_live";
+/// What fsd counts, by figure: it has no port of its own, so the synchronizer shows its `.trough/status.json`.
+/// They begin again when fsd does.
+pub const MOUNT_FIGURES: &str = "trough_fsd";
+/// Requests of the kernel that fsd answered with an error, by kind.
+pub const MOUNT_ERRORS: &str = "trough_fsd_errors";
 /// Objects whose bytes were found damaged after admission (S2).
 pub const DAMAGED_TOTAL: &str = "trough_sync_damaged_total";
 
@@ -89,4 +95,32 @@ pub(crate) fn gauges(status: &LocalStatus) {
     }
     gauge!(MOUNT_LIVE).set(if status.mount.live { 1.0 } else { 0.0 });
     counter!(DAMAGED_TOTAL).absolute(status.work.damaged_total);
+    if let Some(figures) = &status.mount.figures {
+        mount_figures(figures);
+    }
+}
+
+fn mount_figures(figures: &FsStatus) {
+    let signed = |count: i64| count as f64;
+    for (figure, value) in [
+        ("passthrough", if figures.passthrough { 1.0 } else { 0.0 }),
+        ("open_handles", signed(figures.open_handles)),
+        ("backing_ids", signed(figures.backing_ids)),
+        ("mapped_objects", signed(figures.mapped_objects)),
+        ("inodes", float(figures.inodes)),
+        ("lookups", float(figures.lookups)),
+        ("negative_lookups", float(figures.negative_lookups)),
+        ("opens_passthrough", float(figures.opens_passthrough)),
+        ("opens_mapped", float(figures.opens_mapped)),
+        ("stale_answers", float(figures.stale_answers)),
+        ("invalidations", float(figures.invalidations)),
+        ("invalidations_failed", float(figures.invalidations_failed)),
+        ("watch_overflows", float(figures.watch_overflows)),
+        ("mounted_at_seconds", float(figures.mounted_at_ms) / 1_000.0),
+    ] {
+        gauge!(MOUNT_FIGURES, "figure" => figure).set(value);
+    }
+    for (kind, count) in &figures.errors {
+        gauge!(MOUNT_ERRORS, "kind" => kind.clone()).set(float(*count));
+    }
 }

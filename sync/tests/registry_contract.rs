@@ -213,6 +213,33 @@ async fn a_lock_of_an_earlier_boot_is_over() {
     assert!(second.epoch > first.epoch);
 }
 
+/// The golden file was written by the first version; every later one must read it for ever.
+#[tokio::test]
+async fn s11_a_file_of_version_1_is_read() {
+    let place = File::new();
+    std::fs::write(place.path(), include_bytes!("../testdata/registry-v1.sqlite")).unwrap();
+    let registry = place.open();
+    assert_eq!(registry.incarnation().await.unwrap(), Some(7));
+    let meta = registry.pool_meta().await.unwrap().unwrap();
+    assert_eq!((meta.complete_at_ms, meta.segments), (1_795_364_100_000, 2));
+    let Lookup::Listed(ohio) = registry.lookup(&id("ohio")).await.unwrap() else {
+        panic!("ohio is not there")
+    };
+    let stamp = Stamp { length: 8192, mtime_ms: 1_795_364_008_524 };
+    let digest = Some(Digest::from(blake3::hash(b"ohio")));
+    let path = StorePath::published(&id("ohio"));
+    let state = SegmentState::Held;
+    assert_eq!(ohio, PoolRow { id: id("ohio"), path, stamp, state, digest, reason: None });
+    let Lookup::Listed(texas) = registry.lookup(&id("texas")).await.unwrap() else {
+        panic!("texas is not there")
+    };
+    assert_eq!(texas.state, SegmentState::Refused);
+    assert_eq!(texas.reason.as_deref(), Some("not SQLite"));
+    // its lock is of an earlier boot, and its epoch is never given again
+    let lock = taken(registry.acquire_write(&id("ohio"), "me", TTL).await.unwrap());
+    assert_eq!((lock.epoch.incarnation, lock.epoch.index), (7, 2));
+}
+
 #[tokio::test]
 async fn s11_a_file_of_a_newer_version_is_refused_and_left_alone() {
     let place = File::new();

@@ -90,6 +90,16 @@ impl Trough {
         self
     }
 
+    /// A settings file of its own in place of the complete one that `trough up` writes.
+    pub fn with_settings(self, settings: &str) -> Self {
+        let (read, manager) = (self.read_port, self.manager_port);
+        let text = format!(
+            "[node]\nread_listen = \"127.0.0.1:{read}\"\nmanager_listen = \"127.0.0.1:{manager}\"\n\n{settings}"
+        );
+        std::fs::write(self.dir().join("trough.toml"), text).unwrap();
+        self
+    }
+
     /// Warnings and errors of the log that contain `part` are what this test is about.
     pub fn allow(mut self, part: &'static str) -> Self {
         self.allowed.push(part);
@@ -143,6 +153,16 @@ impl Trough {
     /// The reader's port.
     pub fn read_port(&self) -> u16 {
         self.read_port
+    }
+
+    /// The port of the synchronizer's pages.
+    pub fn manager_port(&self) -> u16 {
+        self.manager_port
+    }
+
+    /// The process of `trough up` itself.
+    pub fn up_pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("it runs"))
     }
 
     /// Everything logged so far.

@@ -69,7 +69,13 @@ pub(super) fn open(settings: &CacheSettings) -> Result<(Cache, StartReport), Cac
     let lock = take_lock(&layout)?;
     let mut report = StartReport::default();
     sweep(&layout, &mut report)?;
-    let (ledger, rows) = open_ledger(&layout, &mut report)?;
+    // two long readings, of the directories and of the ledger, at the same time
+    let (ledger, found) = std::thread::scope(|scope| {
+        let find = scope.spawn(|| survey::find(&layout));
+        let ledger = open_ledger(&layout, &mut report);
+        (ledger, find.join().expect("a panic aborts the process"))
+    });
+    let ((ledger, rows), found) = (ledger?, found?);
     let space = disk::space(layout.dir());
     let space = space.map_err(|error| CacheError::io("look at", layout.dir(), 0, error))?;
     let cache = Cache(Arc::new(Inner {
@@ -83,7 +89,7 @@ pub(super) fn open(settings: &CacheSettings) -> Result<(Cache, StartReport), Cac
     let quarantine = cache.layout().quarantine();
     let loaded = cache.load_quarantine();
     loaded.map_err(|error| CacheError::io("list", &quarantine, 0, error))?;
-    recover(&cache, rows, &mut report)?;
+    recover(&cache, rows, found, &mut report)?;
     let usage = cache.usage();
     (report.segments, report.objects_bytes) = (usage.segments, usage.objects_bytes);
     report.took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -98,9 +104,14 @@ fn make_directories(layout: &Layout) -> Result<(), CacheError> {
         (layout.incoming(), 0o700),
         (layout.quarantine(), 0o700),
     ];
+    // the lock is made after the first sync, so where it stands they are on the disk
+    let is_made = layout.lock().is_file() && directories.iter().all(|(path, _)| path.is_dir());
     for (path, mode) in &directories {
         let made = DirBuilder::new().recursive(true).mode(*mode).create(path);
         made.map_err(|error| CacheError::io("make", path, disk::BLOCK_BYTES, error))?;
+    }
+    if is_made {
+        return Ok(());
     }
     let synced = disk::sync_dir(layout.dir());
     synced.map_err(|error| CacheError::io("sync", layout.dir(), disk::BLOCK_BYTES, error))
@@ -154,7 +165,7 @@ fn sweep(layout: &Layout, report: &mut StartReport) -> Result<(), CacheError> {
 
 /// All rows of a ledger.
 struct Rows {
-    objects: BTreeMap<Digest, ObjectRow>,
+    objects: HashMap<Digest, ObjectRow>,
     segments: HashMap<SegmentId, SegmentRow>,
 }
 
@@ -187,9 +198,14 @@ fn open_ledger(layout: &Layout, report: &mut StartReport) -> Result<(Ledger, Row
     read().map_err(|error| CacheError::ledger(&path, error))
 }
 
-fn recover(cache: &Cache, rows: Rows, report: &mut StartReport) -> Result<(), CacheError> {
-    let Rows { objects: known, segments: rows } = rows;
-    let Found { names, objects, foreign } = survey::find(cache.layout())?;
+fn recover(
+    cache: &Cache,
+    rows: Rows,
+    found: Found,
+    report: &mut StartReport,
+) -> Result<(), CacheError> {
+    let Rows { objects: mut known, segments: rows } = rows;
+    let Found { names, objects, foreign } = found;
     for path in foreign {
         tracing::warn!(path = %path.display(), "not a file of trough: moved to quarantine");
         report.foreign.push(path.display().to_string());
@@ -209,7 +225,11 @@ fn recover(cache: &Cache, rows: Rows, report: &mut StartReport) -> Result<(), Ca
                 cache.remove_object(digest)?;
                 report.orphans_removed += 1;
             }
-            Some(row) => cache.state().put_object(*digest, *row),
+            Some(row) => {
+                cache.state().put_object(*digest, *row);
+                // what is left of the rows in the end may have no object
+                known.remove(digest);
+            }
             None => doubtful.push(*digest),
         }
     }

@@ -7,10 +7,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
-use crate::layout::{Layout, digest_of_target};
+use crate::layout::{Layout, Links};
 use crate::ledger::{Fingerprint, ObjectRow};
 use crate::segment::{Digest, SegmentId};
 
@@ -31,7 +31,7 @@ pub(super) struct Found {
 pub(super) fn find(layout: &Layout) -> Result<Found, CacheError> {
     let mut found = Found::default();
     let segments = layout.segments();
-    let names = find_names(&segments);
+    let names = find_names(layout, &segments);
     for name in names.map_err(|error| CacheError::io("list", &segments, 0, error))? {
         match name {
             Name::Segment(id, digest) => found.names.push((id, digest)),
@@ -40,14 +40,15 @@ pub(super) fn find(layout: &Layout) -> Result<Found, CacheError> {
     }
     let objects = layout.objects();
     let listed = find_objects(&objects);
+    let mut known = Vec::new();
     for object in listed.map_err(|error| CacheError::io("list", &objects, 0, error))? {
         match object {
-            Object::Object(digest, fingerprint) => {
-                found.objects.insert(digest, fingerprint);
-            }
+            Object::Object(digest, fingerprint) => known.push((digest, fingerprint)),
             Object::Foreign(path) => found.foreign.push(path),
         }
     }
+    // all at once: it is sorted once instead of searched for each
+    found.objects = known.into_iter().collect();
     Ok(found)
 }
 
@@ -79,21 +80,24 @@ enum Name {
     Foreign(PathBuf),
 }
 
-fn find_names(path: &Path) -> io::Result<Vec<Name>> {
-    let directory = open_dir(path)?;
-    let entries: Vec<CString> = list(&directory)?.into_iter().map(|(name, _)| name).collect();
+fn find_names(layout: &Layout, path: &Path) -> io::Result<Vec<Name>> {
+    let links = Links::open(layout)?;
+    let entries: Vec<CString> = list(&links)?.into_iter().map(|(name, _)| name).collect();
     let look = |name: &CString| -> io::Result<Option<Name>> {
+        use io::ErrorKind::{InvalidData, InvalidInput};
         let text = OsStr::from_bytes(name.as_bytes());
         let foreign = || Name::Foreign(path.join(text));
-        let target = match rustix::fs::readlinkat(&directory, name, Vec::new()) {
-            Ok(target) => target,
-            Err(rustix::io::Errno::INVAL) => return Ok(Some(foreign())),
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
+        let digest = match links.published(name.as_c_str()) {
+            Ok(Some(digest)) => digest,
+            Ok(None) => return Ok(None),
+            // another target, or no symlink
+            Err(error) if matches!(error.kind(), InvalidData | InvalidInput) => {
+                return Ok(Some(foreign()));
+            }
+            Err(error) => return Err(error),
         };
-        let digest = digest_of_target(Path::new(OsStr::from_bytes(target.as_bytes())));
-        let segment = SegmentId::from_file_name(text).and_then(Result::ok).zip(digest.ok());
-        Ok(Some(segment.map_or_else(foreign, |(id, digest)| Name::Segment(id, digest))))
+        let id = SegmentId::from_file_name(text).and_then(Result::ok);
+        Ok(Some(id.map_or_else(foreign, |id| Name::Segment(id, digest))))
     };
     in_threads(&entries, look).into_iter().filter_map(Result::transpose).collect()
 }
@@ -139,9 +143,9 @@ fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The entries of a directory with their types (asked for where the file system does not tell).
-fn list(directory: &OwnedFd) -> io::Result<Vec<(CString, FileType)>> {
+fn list(directory: impl AsFd) -> io::Result<Vec<(CString, FileType)>> {
     let mut entries = Vec::new();
-    for entry in Dir::read_from(directory)? {
+    for entry in Dir::read_from(&directory)? {
         let entry = entry?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
@@ -149,7 +153,7 @@ fn list(directory: &OwnedFd) -> io::Result<Vec<(CString, FileType)>> {
         }
         let kind = match entry.file_type() {
             FileType::Unknown => {
-                let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let stat = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 FileType::from_raw_mode(stat.st_mode)
             }
             kind => kind,

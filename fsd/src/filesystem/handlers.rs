@@ -185,13 +185,12 @@ impl Tree {
         if full {
             return Ok(());
         }
-        let skip = usize::try_from(offset.saturating_sub(FIXED_ENTRIES)).unwrap_or(usize::MAX);
-        for (index, id) in listing.ids().iter().enumerate().skip(skip) {
+        for (number, name) in listing.names(offset.saturating_sub(FIXED_ENTRIES)) {
             // a name that went meanwhile is left out
-            let Ok(Some(digest)) = self.layout.published(id) else { continue };
-            let ino = INodeNo(self.inodes.number(id, &digest));
-            let next = index as u64 + 1 + FIXED_ENTRIES;
-            if reply.add(ino, next, FileType::RegularFile, id.file_name()) {
+            let Some((id, digest)) = listing.published(name) else { continue };
+            let ino = INodeNo(self.inodes.number(&id, &digest));
+            let next = number + 1 + FIXED_ENTRIES;
+            if reply.add(ino, next, FileType::RegularFile, name) {
                 break;
             }
         }
@@ -218,14 +217,12 @@ impl Tree {
         if full {
             return Ok(());
         }
-        let skip = usize::try_from(offset.saturating_sub(FIXED_ENTRIES)).unwrap_or(usize::MAX);
-        for (index, id) in listing.ids().iter().enumerate().skip(skip) {
-            let Ok(Name::Segment(known)) = self.resolve_id(id) else { continue };
+        for (number, name) in listing.names(offset.saturating_sub(FIXED_ENTRIES)) {
+            let Ok(Name::Segment(known)) = self.resolve(OsStr::new(name)) else { continue };
             let (size, mtime) = (known.size, known.mtime);
             let ino = self.inodes.remember(known);
             let attr = self.file(ino, size, mtime);
-            let next = index as u64 + 1 + FIXED_ENTRIES;
-            let name = id.file_name();
+            let next = number + 1 + FIXED_ENTRIES;
             if reply.add(INodeNo(ino), next, name, &self.entry_ttl, &attr, GENERATION) {
                 // it did not fit: the kernel was not told of it
                 self.inodes.forget(ino, 1);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use fsd::cache::{CacheError, Holding};
 use fsd::segment::{Digest, SegmentId, Stamp};
+use fsd::status::FsStatus;
 use fsd::view::{MountState, MountView};
 use tokio::task::spawn_blocking;
 
@@ -28,7 +29,7 @@ pub(super) enum Event {
     Pulled { id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError> },
     Published { results: Vec<(SegmentId, Stamp, Result<Option<Holding>, CacheError>)> },
     Republished { id: SegmentId, stamp: Stamp, result: Result<Option<Holding>, CacheError> },
-    Looked { seen: Vec<(SegmentId, Digest)>, live: bool, figures: Option<serde_json::Value> },
+    Looked { seen: Vec<(SegmentId, Digest)>, live: bool, figures: Option<FsStatus> },
     Told { change: PoolChange, result: Result<(), RegistryError> },
     Removed { results: Vec<(Removal, Option<Holding>, Result<(), CacheError>)> },
 }
@@ -117,7 +118,7 @@ fn shows(view: &MountView, id: &SegmentId, digest: Digest) -> bool {
         && matches!(view.stat(id), Ok(Some(_)))
 }
 
-fn figures(view: &MountView) -> Option<serde_json::Value> {
+fn figures(view: &MountView) -> Option<FsStatus> {
     let text = std::fs::read(view.root().join(".trough/status.json")).ok()?;
     serde_json::from_slice(&text).ok()
 }

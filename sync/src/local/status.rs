@@ -6,6 +6,7 @@ use crate::pool::ListingReport;
 use crate::pool::guard::HeldBack;
 use crate::registry::SegmentState;
 use fsd::segment::SegmentId;
+use fsd::status::FsStatus;
 
 /// How many segments with a problem are named; all are counted.
 pub const PROBLEMS_MAX: usize = 100;
@@ -99,8 +100,8 @@ pub struct MountStatus {
     pub path: String,
     /// Whether a live mount answers there.
     pub live: bool,
-    /// The figures of fsd's `.trough/status.json`, as it wrote them.
-    pub figures: Option<serde_json::Value>,
+    /// The figures of fsd's `.trough/status.json`.
+    pub figures: Option<FsStatus>,
 }
 
 /// Work under way.

@@ -202,6 +202,16 @@ fn a_row_that_the_cache_does_not_bear_out_is_corrected() {
 }
 
 #[test]
+fn s10_one_published_but_not_told_before_a_crash_counts_as_held_after_it() {
+    let mut row = State::new(delays(), 100, Vec::new(), vec![holding(1, 5)]).row(&id(1)).unwrap();
+    row.state = SegmentState::Pending;
+    row.digest = None;
+    let state = State::new(delays(), 100, vec![row], vec![holding(1, 5)]);
+    assert_eq!((state.counts().held, state.counts().pending), (1, 0));
+    assert!(state.is_dirty());
+}
+
+#[test]
 fn s2_a_damaged_segment_is_pulled_again_at_once() {
     let mut world = World::new(100);
     world.list(&[(1, 5)]);
