@@ -80,6 +80,7 @@ impl Cache {
 
     /// Moves each object to its place and syncs the directories that changed.
     fn place_objects(&self, items: &mut [Item]) {
+        self.make_object_dirs(items);
         let mut changed: BTreeSet<PathBuf> = BTreeSet::new();
         for item in &mut *items {
             item.run(|item| {
@@ -104,6 +105,28 @@ impl Cache {
         crash_point("admission.object-dir-synced");
     }
 
+    /// Makes the directories that are not there yet; all of them cost one sync, which in an empty cache nearly
+    /// every object would else cost.
+    fn make_object_dirs(&self, items: &mut [Item]) {
+        let mut made = false;
+        for item in &mut *items {
+            item.run(|item| {
+                let directory = self.layout().object_dir(&item.digest());
+                match std::fs::create_dir(&directory) {
+                    Ok(()) => made = true,
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => {
+                        return Err(CacheError::io("make", &directory, disk::BLOCK_BYTES, error));
+                    }
+                }
+                Ok(())
+            });
+        }
+        if made && let Err(error) = self.sync_dir(&self.layout().objects()) {
+            fail_all(items, &error);
+        }
+    }
+
     /// Moves the file to its place; `false` when the same object is there already, untouched since it was verified.
     fn place_object(&self, item: &mut Item) -> Result<bool, CacheError> {
         let digest = item.digest();
@@ -116,12 +139,6 @@ impl Cache {
                 return Ok(false);
             }
             disk::clear_immutable(&path);
-        }
-        let directory = self.layout().object_dir(&digest);
-        match std::fs::create_dir(&directory) {
-            Ok(()) => self.sync_dir(&self.layout().objects())?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(fail(error)),
         }
         let part = &mut item.verified.0.part;
         std::fs::rename(&part.path, &path).map_err(fail)?;
