@@ -68,8 +68,9 @@ if [ "${STORE:-}" = hdfs ]; then
 fi
 
 title "2. Start trough"
-run "trough up --dir $dir ${store[*]:-}"
+run "trough up --dir $dir${store[*]:+ ${store[*]}}"
 log=$dir/up.log
+: >"$dir/ready"
 "$trough" up --dir "$dir" "${store[@]}" --read-port "$read_port" --manager-port "$manager_port" \
     >"$dir/ready" 2>"$log" &
 up_pid=$!

@@ -34,7 +34,8 @@ pub enum LogFormat {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::Text }
+        // what the HDFS client warns of, again and again while HDFS is away, is said once by whoever called it
+        Self { filter: "info,hdfs_native=error".to_owned(), format: LogFormat::Text }
     }
 }
 

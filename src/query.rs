@@ -3,7 +3,7 @@
 //! Invariant: exit status 0 means that the whole answer was printed. What the reader says when it refuses is
 //! printed as it came.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -154,7 +154,11 @@ async fn print_csv(response: Response, output: impl Write) -> anyhow::Result<()>
 async fn print_table(response: Response, mut output: impl Write) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    // only a terminal has a width to fit into
+    table.set_content_arrangement(match std::io::stdout().is_terminal() {
+        true => ContentArrangement::Dynamic,
+        false => ContentArrangement::Disabled,
+    });
     let mut count = 0;
     let mut numeric: Vec<bool> = Vec::new();
     let read = each_row(response, |row| {

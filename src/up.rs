@@ -31,9 +31,8 @@ pub mod supervisor;
 use lock::{DirLock, Holder};
 use supervisor::{ChildSpec, Supervisor, Waits};
 
-/// How long a child may take to stop before it is killed: the reader ends its queries, the synchronizer its
-/// pulls, the mount detaches.
-const STOP_WAIT: Duration = Duration::from_secs(10);
+/// How long a child may take to stop before it is killed, besides what its settings give requests under way.
+const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub fn run(shared: &Shared, options: &Up) -> anyhow::Result<ExitCode> {
@@ -70,7 +69,7 @@ pub fn run(shared: &Shared, options: &Up) -> anyhow::Result<ExitCode> {
 async fn serve(shared: &Shared, sources: &Sources, config: &Config) -> anyhow::Result<()> {
     let shutdown = signals::shutdown_token()?;
     let mut hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    let supervisor = Supervisor::start(children(shared, sources)?, &Waits::default());
+    let supervisor = Supervisor::start(children(shared, sources, config)?, &Waits::default());
     let mut ready = std::pin::pin!(ready::wait(config));
     let mut is_ready = false;
     loop {
@@ -175,9 +174,9 @@ fn create_places(config: &Config) -> anyhow::Result<()> {
 }
 
 /// The children, in the order in which they start: the mount before those who look at it.
-fn children(shared: &Shared, sources: &Sources) -> anyhow::Result<Vec<ChildSpec>> {
+fn children(shared: &Shared, sources: &Sources, config: &Config) -> anyhow::Result<Vec<ChildSpec>> {
     let program = std::env::current_exe().context("find this program's own file")?;
-    let spec = |name: &'static str, command: &[&str]| {
+    let spec = |name: &'static str, command: &[&str], requests_ms: u64| {
         let mut args: Vec<OsString> = command.iter().map(OsString::from).collect();
         args.extend(["--dir".into(), shared.dir.clone().into()]);
         if let Some(file) = &sources.file {
@@ -186,7 +185,12 @@ fn children(shared: &Shared, sources: &Sources) -> anyhow::Result<Vec<ChildSpec>
         for assignment in &shared.set {
             args.extend(["--set".into(), assignment.into()]);
         }
-        ChildSpec { name, program: program.clone(), args, stop_wait: STOP_WAIT }
+        let stop_wait = STOP_WAIT + Duration::from_millis(requests_ms);
+        ChildSpec { name, program: program.clone(), args, stop_wait }
     };
-    Ok(vec![spec("fsd", &["fsd"]), spec("sync", &["sync", "local"]), spec("read", &["read"])])
+    Ok(vec![
+        spec("fsd", &["fsd"], 0),
+        spec("sync", &["sync", "local"], config.manager.http.stop_ms),
+        spec("read", &["read"], config.read.http.stop_ms),
+    ])
 }

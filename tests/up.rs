@@ -28,8 +28,10 @@ fn a_put_file_becomes_an_answer_and_a_file_and_nothing_stays_after_the_stop() {
     let file = trough.mounted("ohio");
     let output = run("sqlite3", [file.to_str().unwrap(), "SELECT n FROM t"]);
     assert_eq!(text(&output.stdout), "7\n", "{}", text(&output.stderr));
-    let status = trough.command(&["status"]);
-    assert!(text(&status.stdout).contains("1 held"), "{}", text(&status.stdout));
+    // the status is written anew every second
+    until("the status says that it is held", || {
+        text(&trough.command(&["status"]).stdout).contains("1 held")
+    });
     assert!(std::fs::write(trough.dir().join("mount/new"), "x").is_err(), "the mount took a file");
 
     assert_eq!(trough.stop(), Some(0));

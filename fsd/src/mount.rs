@@ -106,6 +106,14 @@ pub enum MountError {
         /// One of the names found.
         entry: String,
     },
+    /// Another fsd is at it.
+    #[error("another process has been placing a mount at {path} for over {limit:?}; look for a second `trough fsd`", path = path.display())]
+    Busy {
+        /// The mount point.
+        path: PathBuf,
+        /// How long was waited.
+        limit: std::time::Duration,
+    },
     /// Something that is not trough's is mounted there.
     #[error("{path} already has a mount of {fs_type} from {source_name:?}; unmount it or choose another mount point", path = path.display())]
     Foreign {

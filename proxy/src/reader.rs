@@ -257,12 +257,24 @@ impl App {
 
     /// Tries until there is an answer, waiting for a mount that is away.
     async fn head(&self, job: Arc<Job>, target: &Target) -> Result<Head, QueryError> {
-        let mut away_since: Option<Instant> = None;
+        let mut away: Option<(Instant, String)> = None;
         loop {
-            let reason = match self.attempt(Arc::clone(&job)).await? {
-                Ok(head) => return Ok(head),
-                Err(Unanswered::Failed(error)) => return Err(error),
-                Err(Unanswered::NotHere) => {
+            let error = match self.attempt(Arc::clone(&job)).await {
+                Ok(Ok(head)) => return Ok(head),
+                Ok(Err(Unanswered::MountAway(reason))) => {
+                    let since = away.take().map(|(since, _)| since).unwrap_or_else(|| {
+                        counter!(MOUNT_WAITS).increment(1);
+                        Instant::now()
+                    });
+                    if since.elapsed() >= Duration::from_millis(self.settings.mount_wait_ms) {
+                        return Err(QueryError::MountAway { id: target.id.clone(), reason });
+                    }
+                    away = Some((since, reason));
+                    // its place among the running is free meanwhile
+                    tokio::time::sleep(MOUNT_TRY_EVERY).await;
+                    continue;
+                }
+                Ok(Err(Unanswered::NotHere)) => {
                     let why = self.route.why_absent(&target.id).await;
                     return Err(match (&target.by_host, why) {
                         (Some(host), QueryError::NotInPool(_)) => {
@@ -271,17 +283,15 @@ impl App {
                         (_, why) => why,
                     });
                 }
-                Err(Unanswered::MountAway(reason)) => reason,
+                Ok(Err(Unanswered::Failed(error))) | Err(error) => error,
             };
-            let since = *away_since.get_or_insert_with(|| {
-                counter!(MOUNT_WAITS).increment(1);
-                Instant::now()
+            return Err(match (error, away) {
+                // the wait used its time up: it is not too much that was asked, and may be asked again
+                (QueryError::TimeLimit { .. }, Some((_, reason))) => {
+                    QueryError::MountAway { id: target.id.clone(), reason }
+                }
+                (error, _) => error,
             });
-            if since.elapsed() >= Duration::from_millis(self.settings.mount_wait_ms) {
-                return Err(QueryError::MountAway { id: target.id.clone(), reason });
-            }
-            // its place among the running is free meanwhile
-            tokio::time::sleep(MOUNT_TRY_EVERY).await;
         }
     }
 

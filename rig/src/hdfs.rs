@@ -124,6 +124,12 @@ impl Hdfs {
         self.run("restart", &[&process.to_string()]);
     }
 
+    /// Starts everything anew with its data, whatever state it is in, and waits until all of it is ready.
+    pub fn restart_all(&self) {
+        self.run("stop", &[]);
+        self.run("start", &[]);
+    }
+
     /// Kills everything and starts it empty on the same ports.
     pub fn reformat(&self) {
         self.run("reformat", &[]);

@@ -11,6 +11,12 @@ use crate::rows::bytes;
 /// The most problems that are listed; `--json` has them all.
 const PROBLEMS_SHOWN: usize = 20;
 
+/// What is younger needs no number.
+const JUST_NOW: Duration = Duration::from_secs(2);
+
+/// The most files of each kind that are named of those that a listing could not take.
+const EXAMPLES_SHOWN: usize = 5;
+
 /// The status as lines, at the time `now_ms`.
 pub fn render(status: &LocalStatus, now_ms: u64) -> String {
     let mut lines = vec![
@@ -19,8 +25,13 @@ pub fn render(status: &LocalStatus, now_ms: u64) -> String {
         ("mount", mount(status)),
         ("deep store", store(status, now_ms)),
         ("work", work(status)),
-        ("scrub", scrub(status)),
+        ("scrub", scrub(status, now_ms)),
     ];
+    let listing = &status.store.listing;
+    let skipped = listing.skipped.values().sum();
+    examples(&mut lines, "passed over", &listing.skipped_examples, skipped);
+    examples(&mut lines, "found twice", &listing.duplicate_examples, listing.duplicates);
+    examples(&mut lines, "not seen", &listing.unseen_examples, listing.unseen);
     if let Some(held_back) = &status.removals_held_back {
         lines.push(("attention", held_back.reason.clone()));
     }
@@ -36,6 +47,20 @@ pub fn render(status: &LocalStatus, now_ms: u64) -> String {
         let _ = writeln!(text, "{name:<12}{value}");
         text
     })
+}
+
+/// The first of what a listing has to say, and how much more there is.
+fn examples(
+    lines: &mut Vec<(&'static str, String)>,
+    name: &'static str,
+    examples: &[String],
+    count: u64,
+) {
+    let shown = examples.len().min(EXAMPLES_SHOWN);
+    lines.extend(examples[..shown].iter().map(|example| (name, example.clone())));
+    if let Some(more @ 1..) = count.checked_sub(shown as u64) {
+        lines.push((name, format!("and {more} more; `--json` has more of them")));
+    }
 }
 
 /// Milliseconds since 1970.
@@ -98,10 +123,9 @@ fn store(status: &LocalStatus, now_ms: u64) -> String {
         Some(false) => "NOT WHOLLY REACHABLE (what is held stays served)",
         None => "not listed yet",
     };
-    let age = store.complete_listing_at_ms.map(|at| {
-        let age = Duration::from_millis(now_ms.saturating_sub(at));
-        format!(", last seen whole {} ago", indicatif::HumanDuration(age))
-    });
+    let age = store
+        .complete_listing_at_ms
+        .map(|at| format!(", its last complete listing was {}", ago(at, now_ms)));
     let paused = store.pulls_paused.as_ref().map(|why| format!("; pulls pause: {why}"));
     format!("{}: {reach}{}{}", store.address, age.unwrap_or_default(), paused.unwrap_or_default())
 }
@@ -110,19 +134,51 @@ fn work(status: &LocalStatus) -> String {
     let work = &status.work;
     let (done, size) = (work.published_total, bytes(work.published_bytes_total));
     let (pulls, queued) = (work.pulls, work.queued);
-    format!("{pulls} pulls run, {queued} wait; since the start {done} published, {size}")
+    format!("{pulls} pulls run, {queued} wait; {done} published since the start, {size}")
 }
 
-fn scrub(status: &LocalStatus) -> String {
-    let progress = match &status.scrub {
-        None => "not running".to_owned(),
-        Some(Value::Object(figures)) => {
-            let figures = figures.iter().filter(|(_, value)| !value.is_null());
-            figures.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
-        }
-        Some(other) => other.to_string(),
+fn scrub(status: &LocalStatus, now_ms: u64) -> String {
+    let figure = |name: &str| status.scrub.as_ref().and_then(|figures| figures.get(name));
+    let time = |name: &str| figure(name).and_then(Value::as_u64);
+    let percent = |name: &str| 100.0 * figure(name).and_then(Value::as_f64).unwrap_or(0.0);
+    let mut text = if figure("running").and_then(Value::as_bool) == Some(true) {
+        let (done, share) = (percent("progress"), percent("disk_share"));
+        let pace = match figure("pace").and_then(Value::as_str) {
+            Some("period") => ", more than its share, to keep its period",
+            Some("disk_share_max") => "; it cannot keep its period, the disk is too slow",
+            Some(_) | None => "",
+        };
+        format!(
+            "reading every file again, {done:.0} % done, at {share:.0} % of the disk's time{pace}"
+        )
+    } else {
+        let last = time("completed_at_ms").map(|at| match time("read_bytes") {
+            None | Some(0) => format!("found no file to read {}", ago(at, now_ms)),
+            Some(read) => format!("read every file again {}, {}", ago(at, now_ms), bytes(read)),
+        });
+        let next = time("next_at_ms").map(|at| {
+            let wait = Duration::from_millis(at.saturating_sub(now_ms));
+            format!("next in {}", indicatif::HumanDuration(wait))
+        });
+        let parts: Vec<_> = last.into_iter().chain(next).collect();
+        if parts.is_empty() { "not running".to_owned() } else { parts.join("; ") }
     };
-    format!("{progress}; {} damaged files found since the start", status.work.damaged_total)
+    let damaged = match status.work.damaged_total {
+        0 => "no damage found since the start".to_owned(),
+        1 => "1 damaged file found since the start".to_owned(),
+        count => format!("{count} damaged files found since the start"),
+    };
+    text.push_str("; ");
+    text.push_str(&damaged);
+    text
+}
+
+/// How long before `now_ms` it was at `at_ms`, for people.
+fn ago(at_ms: u64, now_ms: u64) -> String {
+    match Duration::from_millis(now_ms.saturating_sub(at_ms)) {
+        age if age < JUST_NOW => "just now".to_owned(),
+        age => format!("{} ago", indicatif::HumanDuration(age)),
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +188,7 @@ mod tests {
     use sync::local::status::Problem;
     use sync::pool::guard::HeldBack;
     use sync::registry::SegmentState;
+    use sync::store::SkipReason;
 
     #[test]
     fn a_status_says_what_needs_attention() {
@@ -154,18 +211,42 @@ mod tests {
         status.problems.push(Problem { id, state, reason: "not SQLite".into(), served: true });
         let held_back = HeldBack { missing: 30, of: 40, reason: "30 vanished".into() };
         status.removals_held_back = Some(held_back);
+        let skipped = &mut status.store.listing;
+        skipped.skipped.insert(SkipReason::Empty, 7);
+        skipped.skipped_examples = (0..7).map(|n| format!("f{n}: it is empty")).collect();
         let text = render(&status, 100_000);
         for part in [
             "5 in the pool: 3 held, 1 pending, 1 refused\n",
             "1.00 MiB of 4.00 MiB (25 %); 9 B in quarantine",
             "/m: live; the kernel reads",
-            "NOT WHOLLY REACHABLE (what is held stays served), last seen whole 60 seconds ago",
+            "NOT WHOLLY REACHABLE (what is held stays served), its last complete listing was 60 seconds ago",
             "attention   30 vanished\n",
+            "passed over f4: it is empty\npassed over and 2 more;",
             "x: not SQLite (an older version is served)",
             "2 damaged files",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_scrub_is_one_sentence() {
+        let mut status = LocalStatus::default();
+        let at = |figures: serde_json::Value, status: &mut LocalStatus| {
+            status.scrub = Some(figures);
+            scrub(status, 100_000)
+        };
+        let idle = serde_json::json!({"running": false, "read_bytes": 2048, "completed_at_ms": 99_500, "next_at_ms": 220_000});
+        assert_eq!(
+            at(idle, &mut status),
+            "read every file again just now, 2.00 KiB; next in 2 minutes; no damage found since the start"
+        );
+        status.work.damaged_total = 1;
+        let runs = serde_json::json!({"running": true, "progress": 0.25, "disk_share": 0.05, "pace": "disk_share"});
+        assert_eq!(
+            at(runs, &mut status),
+            "reading every file again, 25 % done, at 5 % of the disk's time; 1 damaged file found since the start"
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!
 //! Left out: what of the pool this node holds ([`crate::quota`]) and how far it is ([`crate::local`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 
 use fsd::segment::{SegmentId, Stamp};
 use futures::StreamExt;
@@ -35,6 +36,9 @@ pub type Pool = HashMap<SegmentId, PoolEntry>;
 pub struct PoolListing {
     /// The segments, one entry for each id.
     pub pool: Pool,
+    /// Segments whose file is there but cannot be taken as it is now: it is empty, has a side file, or is no
+    /// regular file. Whoever writes it may be in the middle of that, so they have not left the pool.
+    pub passed_over: HashSet<SegmentId>,
     /// What was passed over or odd.
     pub report: ListingReport,
 }
@@ -79,6 +83,10 @@ impl PoolListing {
         match item {
             ListItem::Segment(listed) => self.add(listed),
             ListItem::Skipped { path, reason } => {
+                let name = Path::new(&path).file_name();
+                if let Some(Ok(id)) = name.and_then(SegmentId::from_file_name) {
+                    self.passed_over.insert(id);
+                }
                 *report.skipped.entry(reason).or_default() += 1;
                 example(&mut report.skipped_examples, || format!("{path}: {}", explain(reason)));
             }

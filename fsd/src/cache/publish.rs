@@ -80,6 +80,7 @@ impl Cache {
 
     /// Moves each object to its place and syncs the directories that changed.
     fn place_objects(&self, items: &mut [Item]) {
+        self.make_object_dirs(items);
         let mut changed: BTreeSet<PathBuf> = BTreeSet::new();
         for item in &mut *items {
             item.run(|item| {
@@ -103,6 +104,34 @@ impl Cache {
         crash_point("admission.object-dir-synced");
     }
 
+    /// Makes the directories that are not there yet; all of them cost one sync, which in an empty cache nearly
+    /// every object would else cost.
+    fn make_object_dirs(&self, items: &mut [Item]) {
+        let mut made = Vec::new();
+        for item in &mut *items {
+            item.run(|item| {
+                let directory = self.layout().object_dir(&item.digest());
+                match std::fs::create_dir(&directory) {
+                    Ok(()) => made.push(directory),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => {
+                        return Err(CacheError::io("make", &directory, disk::BLOCK_BYTES, error));
+                    }
+                }
+                Ok(())
+            });
+        }
+        if !made.is_empty()
+            && let Err(error) = self.sync_dir(&self.layout().objects())
+        {
+            // left there, the next publication would take them for synced
+            for directory in made {
+                let _ = std::fs::remove_dir(directory);
+            }
+            fail_all(items, &error);
+        }
+    }
+
     /// Moves the file to its place, unless the same object is there already, untouched since it was verified.
     fn place_object(&self, item: &mut Item) -> Result<(), CacheError> {
         let digest = item.digest();
@@ -115,18 +144,6 @@ impl Cache {
                 return Ok(());
             }
             disk::clear_immutable(&path);
-        }
-        let directory = self.layout().object_dir(&digest);
-        match std::fs::create_dir(&directory) {
-            Ok(()) => {
-                if let Err(error) = self.sync_dir(&self.layout().objects()) {
-                    // left there, the next one would take it for synced
-                    let _ = std::fs::remove_dir(&directory);
-                    return Err(error);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(fail(error)),
         }
         let part = &mut item.verified.0.part;
         std::fs::rename(&part.path, &path).map_err(fail)?;

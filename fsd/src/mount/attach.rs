@@ -1,19 +1,26 @@
 //! Making a mount and putting it in place.
 //!
 //! Invariant: the mount is made detached and served before anybody can see it, so the first look at it is
-//! answered. With `MOVE_MOUNT_BENEATH` there is no moment without a mount (fuse.md 2.3: 17,690 opens over
+//! answered. Two that come at once take turns, so that the second sees the first one's mount. With `MOVE_MOUNT_BENEATH` there is no moment without a mount (fuse.md 2.3: 17,690 opens over
 //! eight swaps, none failed).
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use tracing::{info, warn};
 
 use super::probe::{self, Found};
 use super::{Feature, MountError, MountSettings, bare, table};
+use crate::failpoint::crash_point;
+
+/// How long another fsd may take to place its mount: it may find some hung mounts to take away first.
+const TURN_LIMIT: Duration = Duration::from_secs(20);
+/// Between two tries for the turn.
+const TURN_PAUSE: Duration = Duration::from_millis(10);
 
 /// A mount that nobody can see yet.
 pub struct Detached {
@@ -74,6 +81,7 @@ pub fn place(
     settings: &MountSettings,
 ) -> Result<(Placed, (u32, u32)), MountError> {
     let id = table::mount_id(mount.as_raw_fd()).map_err(MountError::io("look at", path))?;
+    let _turn = take_turn(path)?;
     let placed = match probe::clear(path, source)? {
         Found::Own(_) if settings.beneath == Feature::Auto => match put(&mount, path, true) {
             Ok(()) => {
@@ -101,6 +109,29 @@ pub fn place(
     Ok((placed, layer.device))
 }
 
+/// Waits until nobody else looks at `path` and mounts there; the turn ends when the handle goes.
+///
+/// The lock is on the parent directory: it is there whatever is mounted at `path`, and needs no file.
+fn take_turn(path: &Path) -> Result<OwnedFd, MountError> {
+    let parent = path.parent().unwrap_or(path);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let failed = MountError::system("lock", parent);
+    let directory = rustix::fs::open(parent, flags, Mode::empty()).map_err(failed)?;
+    let deadline = Instant::now() + TURN_LIMIT;
+    loop {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(directory),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(TURN_PAUSE);
+            }
+            Err(Errno::WOULDBLOCK) => {
+                return Err(MountError::Busy { path: path.to_owned(), limit: TURN_LIMIT });
+            }
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+}
+
 fn replace(mount: &OwnedFd, path: &Path, settings: &MountSettings) -> Result<Placed, MountError> {
     probe::detach(path)?;
     fresh(mount, path, settings)?;
@@ -109,6 +140,7 @@ fn replace(mount: &OwnedFd, path: &Path, settings: &MountSettings) -> Result<Pla
 
 fn fresh(mount: &OwnedFd, path: &Path, settings: &MountSettings) -> Result<(), MountError> {
     let protected = bare::protect(path, settings.mountpoint_immutable)?;
+    crash_point("mount.protected");
     put(mount, path, false).map_err(MountError::system("mount on", path))?;
     protected.keep();
     Ok(())

@@ -3,7 +3,7 @@
 //! Invariant: nothing here waits for anything but the next event; every job is bounded in number, and by its
 //! own time-outs in time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub(super) struct Actor {
     next_listing: Instant,
     accept_removals: bool,
     held_back: Option<HeldBack>,
+    /// Segments that vanished and stay until a person says so.
+    removals_waiting: HashSet<SegmentId>,
     /// A complete listing that the registry was not told of yet.
     complete_at_ms: Option<u64>,
     waiters: Vec<Waiter>,
@@ -62,7 +64,8 @@ pub(super) struct Actor {
     ready: Vec<(SegmentId, Pulled)>,
     publishing: bool,
     pause: Backoff,
-    failures_in_a_row: u32,
+    /// The segments that failed since one last came; see `FAILURES_BEFORE_PAUSE`.
+    failed_in_a_row: HashSet<SegmentId>,
     paused_until: Option<(Instant, String)>,
 
     looking: Option<Instant>,
@@ -143,12 +146,13 @@ impl Actor {
             next_listing: now,
             accept_removals: false,
             held_back: None,
+            removals_waiting: HashSet::new(),
             complete_at_ms: None,
             waiters: Vec::new(),
             pulls: 0,
             ready: Vec::new(),
             publishing: false,
-            failures_in_a_row: 0,
+            failed_in_a_row: HashSet::new(),
             paused_until: None,
             looking: None,
             next_look: now,

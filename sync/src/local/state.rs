@@ -131,10 +131,12 @@ impl State {
             }
         }
         for row in rows {
-            state.states.insert(row.id.clone(), row.state);
-            *state.counts.of(row.state) += 1;
-            if state.row(&row.id).as_ref() != Some(&row) {
-                state.dirty.insert(row.id);
+            if state.row(&row.id).as_ref() == Some(&row) {
+                *state.counts.of(row.state) += 1;
+                state.states.insert(row.id, row.state);
+            } else {
+                // the process before died before it told, or the ledger proves something else by now
+                state.mark(&row.id);
             }
         }
         let unknown: Vec<_> =

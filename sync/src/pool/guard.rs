@@ -1,7 +1,12 @@
 //! Which removals a listing may cause by itself, and which wait for a person.
 //!
 //! Invariant (S9): a wrong root, an emptied root, an unreadable directory or a freshly formatted NameNode
-//! removes nothing. Additions and changes always go on.
+//! removes nothing. Additions and changes always go on. What once waits for a person waits until that person
+//! spoke or it is back: a store that fills again, segment by segment, does not bring the removals about.
+//!
+//! Limit: which segments wait is not kept over a restart; then the next listing is judged as a whole.
+
+use std::collections::HashSet;
 
 use fsd::segment::SegmentId;
 use serde::{Deserialize, Serialize};
@@ -18,6 +23,8 @@ pub struct PoolDelta {
     pub changed: Vec<SegmentId>,
     /// Ids that are gone and may go.
     pub removed: Vec<SegmentId>,
+    /// Ids that are gone and stay until a person says so.
+    pub waiting: HashSet<SegmentId>,
     /// Why removals wait, when they do.
     pub held_back: Option<HeldBack>,
 }
@@ -37,11 +44,13 @@ pub struct HeldBack {
 ///
 /// `max_removed_ratio` is the share of the pool that may vanish in one listing; `accepted` is a person's
 /// word that this listing's removals are meant. Even that does not make an incomplete listing remove.
+/// `waiting` is [`PoolDelta::waiting`] of the comparison before.
 pub fn compare(
     known: &Pool,
     listing: &PoolListing,
     max_removed_ratio: f64,
     accepted: bool,
+    waiting: &HashSet<SegmentId>,
 ) -> PoolDelta {
     let new = &listing.pool;
     let mut changed: Vec<_> = new
@@ -49,34 +58,46 @@ pub fn compare(
         .filter(|(id, entry)| known.get(id) != Some(entry))
         .map(|(id, _)| id.clone())
         .collect();
-    let mut missing: Vec<_> = known.keys().filter(|id| !new.contains_key(id)).cloned().collect();
     changed.sort();
+    let is_missing = |id: &&SegmentId| !new.contains_key(*id) && !listing.passed_over.contains(*id);
+    let mut missing: Vec<_> = known.keys().filter(is_missing).cloned().collect();
     missing.sort();
+    if missing.is_empty() {
+        return PoolDelta { changed, ..PoolDelta::default() };
+    }
     let held_back =
-        reason_to_wait(known.len(), missing.len(), listing, max_removed_ratio, accepted).map(
-            |reason| HeldBack { missing: missing.len() as u64, of: known.len() as u64, reason },
-        );
-    if held_back.is_some() {
-        missing.clear();
-    }
-    PoolDelta { changed, removed: missing, held_back }
-}
-
-fn reason_to_wait(
-    known: usize,
-    missing: usize,
-    listing: &PoolListing,
-    max_removed_ratio: f64,
-    accepted: bool,
-) -> Option<String> {
-    if missing == 0 {
-        return None;
-    }
+        |reason| HeldBack { missing: missing.len() as u64, of: known.len() as u64, reason };
     if !listing.report.complete() {
         let why = listing.report.unseen_examples.first().map_or("", String::as_str);
-        return Some(format!("the listing is incomplete, so nothing is removed: {why}"));
+        let reason = format!("the listing is incomplete, so nothing is removed: {why}");
+        let held_back = Some(held_back(reason));
+        return PoolDelta { changed, removed: Vec::new(), waiting: waiting.clone(), held_back };
     }
     if accepted {
+        return PoolDelta { changed, removed: missing, ..PoolDelta::default() };
+    }
+    let (still, fresh): (Vec<_>, Vec<_>) =
+        missing.iter().cloned().partition(|id| waiting.contains(id));
+    let others = known.len() - still.len();
+    if let Some(reason) = too_many(others, fresh.len(), max_removed_ratio) {
+        let held_back = Some(held_back(reason));
+        let waiting = missing.into_iter().collect();
+        return PoolDelta { changed, removed: Vec::new(), waiting, held_back };
+    }
+    let held_back = (!still.is_empty()).then(|| HeldBack {
+        missing: still.len() as u64,
+        ..held_back(format!(
+            "{} segments that vanished at once are kept; if they are meant to go, run \
+             `trough sync accept-removals`",
+            still.len()
+        ))
+    });
+    PoolDelta { changed, removed: fresh, waiting: still.into_iter().collect(), held_back }
+}
+
+/// Why `missing` of `known` segments are more than may go by themselves.
+fn too_many(known: usize, missing: usize, max_removed_ratio: f64) -> Option<String> {
+    if missing == 0 {
         return None;
     }
     if missing == known {
@@ -120,7 +141,13 @@ mod tests {
     #[test]
     fn s9_an_incomplete_listing_removes_nothing_even_when_accepted() {
         for accepted in [false, true] {
-            let delta = compare(&pool(0..100, 1), &listing(pool(0..99, 2), 1), 0.1, accepted);
+            let delta = compare(
+                &pool(0..100, 1),
+                &listing(pool(0..99, 2), 1),
+                0.1,
+                accepted,
+                &HashSet::new(),
+            );
             assert_eq!((delta.changed.len(), delta.removed.len()), (99, 0));
             assert_eq!(delta.held_back.unwrap().missing, 1);
         }
@@ -130,9 +157,9 @@ mod tests {
     fn s9_an_emptied_store_removes_nothing_until_a_person_says_so() {
         for size in [1, 5, 100] {
             let known = pool(0..size, 1);
-            let delta = compare(&known, &listing(Pool::new(), 0), 0.1, false);
+            let delta = compare(&known, &listing(Pool::new(), 0), 0.1, false, &HashSet::new());
             assert!(delta.removed.is_empty() && delta.held_back.is_some());
-            let delta = compare(&known, &listing(Pool::new(), 0), 0.1, true);
+            let delta = compare(&known, &listing(Pool::new(), 0), 0.1, true, &HashSet::new());
             assert_eq!((delta.removed.len() as u64, delta.held_back), (size, None));
         }
     }
@@ -140,7 +167,9 @@ mod tests {
     #[test]
     fn a_few_may_go_and_a_large_share_may_not() {
         let removed = |known: u64, left: u64| {
-            compare(&pool(0..known, 1), &listing(pool(0..left, 1), 0), 0.1, false).removed.len()
+            compare(&pool(0..known, 1), &listing(pool(0..left, 1), 0), 0.1, false, &HashSet::new())
+                .removed
+                .len()
         };
         assert_eq!(removed(30, 10), 20);
         assert_eq!(removed(31, 10), 0);
@@ -151,7 +180,38 @@ mod tests {
     #[test]
     fn an_unchanged_store_changes_nothing_and_a_new_stamp_is_a_change() {
         let known = pool(0..10, 1);
-        assert_eq!(compare(&known, &listing(known.clone(), 0), 0.1, false), PoolDelta::default());
-        assert_eq!(compare(&known, &listing(pool(0..10, 2), 0), 0.1, false).changed.len(), 10);
+        assert_eq!(
+            compare(&known, &listing(known.clone(), 0), 0.1, false, &HashSet::new()),
+            PoolDelta::default()
+        );
+        assert_eq!(
+            compare(&known, &listing(pool(0..10, 2), 0), 0.1, false, &HashSet::new()).changed.len(),
+            10
+        );
+    }
+
+    #[test]
+    fn s9_what_waits_goes_on_waiting_while_the_store_fills_again() {
+        let mut known = pool(0..5, 1);
+        let first = compare(&known, &listing(Pool::new(), 0), 0.1, false, &HashSet::new());
+        assert_eq!((first.removed.len(), first.waiting.len()), (0, 5));
+        // an empty store gets a new segment: the five are few now, and still nobody said that they may go
+        known.extend(pool(5..6, 2));
+        let now = listing(pool(5..6, 2), 0);
+        let second = compare(&known, &now, 0.1, false, &first.waiting);
+        assert_eq!((second.removed.len(), second.waiting.len()), (0, 5));
+        assert!(second.held_back.unwrap().reason.contains("accept-removals"));
+        assert_eq!(compare(&known, &now, 0.1, true, &first.waiting).removed.len(), 5);
+        // one that is back and goes again is one of a few
+        let back = compare(&known, &listing(pool(0..1, 1), 0), 0.1, false, &second.waiting);
+        assert_eq!((back.removed.len(), back.waiting.len()), (1, 4));
+    }
+
+    #[test]
+    fn what_is_there_and_cannot_be_taken_now_has_not_gone() {
+        let known = pool(0..3, 1);
+        let mut now = listing(pool(0..2, 1), 0);
+        now.passed_over.insert(SegmentId::new("segment-2").unwrap());
+        assert_eq!(compare(&known, &now, 0.1, false, &HashSet::new()), PoolDelta::default());
     }
 }

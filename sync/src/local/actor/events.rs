@@ -22,8 +22,9 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Between two looks while something waits to be seen.
 const LOOK_PERIOD_UNSEEN: Duration = Duration::from_millis(100);
 
-/// So many pulls in a row that fail, of whichever segment, and the deep store counts as away.
-const FAILURES_BEFORE_PAUSE: u32 = 4;
+/// When so many segments failed to come and none came in between, the deep store counts as away. One damaged
+/// file that fails again and again holds nothing else up.
+const FAILURES_BEFORE_PAUSE: usize = 4;
 
 impl Actor {
     pub(super) fn take_event(&mut self, event: Event) {
@@ -71,12 +72,19 @@ impl Actor {
         self.listings_done = self.listings_begun;
         let report = listing.report.clone();
         let complete = report.complete();
-        if !complete {
+        // said once for each fault, not in every period that it lasts
+        if !complete && report.unseen_examples != self.status.store.listing.unseen_examples {
             let first = report.unseen_examples.first().map_or("", String::as_str);
             warn!(unseen = report.unseen, first, "the listing of the deep store is incomplete");
         }
         let ratio = self.settings.max_removed_ratio;
-        let delta = guard::compare(self.state.pool(), &listing, ratio, self.accept_removals);
+        let delta = guard::compare(
+            self.state.pool(),
+            &listing,
+            ratio,
+            self.accept_removals,
+            &self.removals_waiting,
+        );
         if complete {
             self.accept_removals = false;
         }
@@ -87,6 +95,7 @@ impl Actor {
             warn!(missing = held_back.missing, of = held_back.of, "{}", held_back.reason);
         }
         self.held_back = delta.held_back.clone();
+        self.removals_waiting.clone_from(&delta.waiting);
         let (changed, removed) = (delta.changed.len(), delta.removed.len());
         if changed + removed > 0 {
             let segments = listing.pool.len();
@@ -95,6 +104,9 @@ impl Actor {
         self.state.take_listing(delta, listing, &*self.assignment);
         let now_ms = self.outside.clock.now_ms();
         let store = &mut self.status.store;
+        if complete && store.reachable == Some(false) {
+            info!("the whole deep store can be seen again");
+        }
         store.reachable = Some(complete);
         store.listing_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         store.listing = report;
@@ -110,7 +122,7 @@ impl Actor {
         let now = Instant::now();
         let error = match result {
             Ok(pulled) => {
-                self.failures_in_a_row = 0;
+                self.failed_in_a_row.clear();
                 self.pause.succeeded();
                 self.ready.push((id, pulled));
                 return;
@@ -127,8 +139,10 @@ impl Actor {
             PullError::Store(_) => {
                 warn!(segment = %id, "{error}");
                 self.state.failed(&id, entry.stamp, false, error.to_string(), now);
-                self.failures_in_a_row += 1;
-                if self.failures_in_a_row >= FAILURES_BEFORE_PAUSE {
+                if self.failed_in_a_row.len() < FAILURES_BEFORE_PAUSE {
+                    self.failed_in_a_row.insert(id);
+                }
+                if self.failed_in_a_row.len() >= FAILURES_BEFORE_PAUSE {
                     self.paused_until = Some((now + self.pause.failed(), error.to_string()));
                 }
             }

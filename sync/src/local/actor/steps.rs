@@ -155,6 +155,10 @@ impl Actor {
             && self.complete_at_ms.is_none()
             && self.state.work().1 == 0;
         let done = self.listings_done;
+        if quiet && self.waiters.iter().any(|waiter| waiter.listing <= done) {
+            // whoever hears that it is done finds it in the status
+            self.write_status(Instant::now());
+        }
         for waiter in std::mem::take(&mut self.waiters) {
             if quiet && waiter.listing <= done {
                 // whoever asked may have gone away

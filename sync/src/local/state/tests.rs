@@ -65,7 +65,7 @@ impl World {
 
     fn list(&mut self, entries: &[(usize, u64)]) {
         let listing = listing(entries);
-        let delta = guard::compare(self.state.pool(), &listing, 1.0, true);
+        let delta = guard::compare(self.state.pool(), &listing, 1.0, true, &HashSet::new());
         self.state.take_listing(delta, listing, &self.assignment);
     }
 
@@ -199,6 +199,16 @@ fn a_row_that_the_cache_does_not_bear_out_is_corrected() {
     let mut state = State::new(delays(), 100, vec![row], vec![holding(1, 5)]);
     assert!(!state.is_dirty());
     assert_eq!(state.take_dirty(10).0, []);
+}
+
+#[test]
+fn s10_one_published_but_not_told_before_a_crash_counts_as_held_after_it() {
+    let mut row = State::new(delays(), 100, Vec::new(), vec![holding(1, 5)]).row(&id(1)).unwrap();
+    row.state = SegmentState::Pending;
+    row.digest = None;
+    let state = State::new(delays(), 100, vec![row], vec![holding(1, 5)]);
+    assert_eq!((state.counts().held, state.counts().pending), (1, 0));
+    assert!(state.is_dirty());
 }
 
 #[test]

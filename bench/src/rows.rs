@@ -1,0 +1,24 @@
+//! The rows of the table, in its order.
+
+use crate::data::Place;
+use crate::report::Outcome;
+
+mod hdfs;
+mod many;
+mod put;
+mod reading;
+mod staging;
+
+/// Measures one row.
+pub type Measure = fn(&Place) -> anyhow::Result<Vec<Outcome>>;
+
+/// Every row by its number.
+pub const ALL: [(u8, Measure); 7] = [
+    (1, reading::pooled),
+    (2, reading::plain),
+    (3, reading::sequential),
+    (4, staging::staging),
+    (5, put::put),
+    (6, many::start),
+    (7, many::list),
+];
