@@ -34,8 +34,12 @@ pub enum LogFormat {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        // what the HDFS client warns of, again and again while HDFS is away, is said once by whoever called it
-        Self { filter: "info,hdfs_native=error".to_owned(), format: LogFormat::Text }
+        // what the HDFS client warns of, again and again while HDFS is away, is said once by whoever called it; a
+        // reply that the kernel no longer waits for (its caller was interrupted, the mount is gone) is no error
+        Self {
+            filter: "info,hdfs_native=error,fuser::reply=off".to_owned(),
+            format: LogFormat::Text,
+        }
     }
 }
 

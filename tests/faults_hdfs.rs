@@ -233,7 +233,7 @@ fn s2_a_damaged_object_is_found_by_the_scrub_and_healed_from_hdfs() {
         assert!(right > 0, "{right} right, {errors} errors");
     });
     assert!(trough.status().cache.quarantine_bytes >= 1 << 20);
-    assert!(trough.status_text().contains("1 damaged files found"));
+    assert!(trough.status_text().contains("1 damaged file found"));
     assert_sound(&trough, "damaged");
 }
 

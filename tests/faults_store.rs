@@ -378,7 +378,10 @@ fn s9_a_root_that_is_away_wrong_or_emptied_removes_nothing_until_a_person_says_s
     let away = trough.status();
     assert_eq!(away.store.complete_listing_at_ms, before.store.complete_listing_at_ms);
     let said = trough.status_text();
-    assert!(said.contains("NOT WHOLLY REACHABLE") && said.contains("last seen whole"), "{said}");
+    assert!(
+        said.contains("NOT WHOLLY REACHABLE") && said.contains("last complete listing was"),
+        "{said}"
+    );
     assert!(said.contains("not seen"), "{said}");
     std::fs::rename(&aside, &store).unwrap();
     trough.wait_status("it is back", |s| s.store.reachable == Some(true));

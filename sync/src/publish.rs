@@ -130,7 +130,7 @@ pub enum PublishError {
     },
     /// The lock was lost on the way, or a later epoch was here already (S4).
     #[error(
-        "the write lock of {id} was lost to another publisher at epoch {epoch}; nothing was published, try again"
+        "the write lock of {id} was lost, by its time running out or to another publisher, at epoch {epoch}; nothing was published, try again"
     )]
     Fenced {
         /// The segment.
