@@ -18,8 +18,12 @@ use crate::pool::PoolEntry;
 use crate::seal::{self, Seal};
 use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
 
-/// Pieces on their way from the network to the disk: some MiB, so that neither waits for the other.
-const CHUNKS_IN_FLIGHT: usize = 32;
+/// Pieces (of 64 KiB, from HDFS) that go to the disk's thread at once, when so many have come: handing each over
+/// by itself costs more than writing it.
+const PIECES_AT_ONCE: usize = 16;
+
+/// Hand-overs that may wait for the disk: some MiB for each pull, so that neither side waits for the other.
+const WAITING_FOR_DISK: usize = 8;
 
 /// How often a file that changes while it is read is begun again before the pull gives up.
 const RESTARTS_MAX: u32 = 3;
@@ -183,17 +187,17 @@ async fn stage(
     path: &StorePath,
     stamp: Stamp,
 ) -> Result<Staged, PullError> {
-    let mut chunks = store.read(path).await?;
-    let (send, receive) = mpsc::channel(CHUNKS_IN_FLIGHT);
+    let mut pieces = store.read(path).await?.ready_chunks(PIECES_AT_ONCE);
+    let (send, receive) = mpsc::channel(WAITING_FOR_DISK);
     let (cache, id) = (cache.clone(), id.clone());
     let writing =
         tokio::task::spawn_blocking(move || write_all(cache.stage(&id, stamp.length)?, receive));
     let mut failed = None;
-    while let Some(chunk) = chunks.next().await {
-        match chunk {
-            Ok(chunk) => {
+    while let Some(some) = pieces.next().await {
+        match some.into_iter().collect::<Result<Vec<Bytes>, StoreError>>() {
+            Ok(some) => {
                 // the writer ends early only with an error of its own, which it returns below
-                if send.send(Some(chunk)).await.is_err() {
+                if send.send(Some(some)).await.is_err() {
                     break;
                 }
             }
@@ -219,12 +223,12 @@ async fn stage(
 /// Writes until the end mark; without one (the pull was given up) nothing stays.
 fn write_all(
     mut staging: Staging,
-    mut receive: mpsc::Receiver<Option<Bytes>>,
+    mut receive: mpsc::Receiver<Option<Vec<Bytes>>>,
 ) -> Result<Option<Staged>, CacheError> {
-    while let Some(chunk) = receive.blocking_recv() {
-        match chunk {
-            Some(chunk) => staging.write(&chunk)?,
-            None => return staging.finish().map(Some),
+    while let Some(some) = receive.blocking_recv() {
+        let Some(some) = some else { return staging.finish().map(Some) };
+        for piece in some {
+            staging.write(&piece)?;
         }
     }
     Ok(None)
@@ -240,7 +244,10 @@ async fn verify(
     let source = Source { path: path.to_string(), stamp, sealed: sealed.is_some() };
     let cache = cache.clone();
     let verifying = tokio::task::spawn_blocking(move || match staged.verify(sealed) {
-        Ok(verified) => Ok(Ok(Pulled { verified, source })),
+        Ok(mut verified) => {
+            verified.make_durable(source.stamp)?;
+            Ok(Ok(Pulled { verified, source }))
+        }
         Err(rejected) => {
             let refusal = rejected.refusal.clone();
             cache.quarantine_staged(rejected, &source)?;

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
 
 use crate::failpoint::crash_point;
 use crate::ledger::{Change, Ledger, ObjectRow, SegmentRow};
@@ -219,23 +218,11 @@ impl Cache {
     }
 }
 
-/// Brings every file's bytes to the disk; with the store's mtime, from which a lost ledger is rebuilt.
+/// Brings every file's bytes to the disk.
 fn sync_contents(items: &mut [Item]) {
-    let sync = |item: &mut Item| {
-        item.run(|item| {
-            let staged = &item.verified.0;
-            let (expected_bytes, got_bytes) = (item.source.stamp.length, staged.length());
-            if expected_bytes != got_bytes {
-                let id = staged.id().clone();
-                return Err(CacheError::LengthDiffers { id, expected_bytes, got_bytes });
-            }
-            let mtime = UNIX_EPOCH + Duration::from_millis(item.source.stamp.mtime_ms);
-            let file = staged.file();
-            let synced = file.set_modified(mtime).and_then(|()| file.sync_all());
-            synced.map_err(|error| CacheError::io("sync", &staged.part.path, got_bytes, error))
-        });
-    };
-    in_threads(items, sync);
+    in_threads(items, |item| {
+        item.run(|item| item.verified.make_durable(item.source.stamp));
+    });
 }
 
 /// `work` on each of `items`, in any order.

@@ -10,13 +10,14 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags};
 
 use crate::failpoint::crash_point;
 use crate::header::{self, HeaderError};
 use crate::metrics;
-use crate::segment::{Digest, SegmentId};
+use crate::segment::{Digest, SegmentId, Stamp};
 
 use super::{Cache, CacheError, State, disk};
 
@@ -107,6 +108,7 @@ impl Staging {
             length: self.expected_bytes,
             part: self.part,
             file: self.file,
+            durable_as: None,
         })
     }
 
@@ -124,6 +126,8 @@ pub struct Staged {
     length: u64,
     pub(super) part: Part,
     file: File,
+    /// The version as which its bytes and mtime are on the disk to stay.
+    durable_as: Option<Stamp>,
 }
 
 impl Staged {
@@ -172,10 +176,6 @@ impl Staged {
         header::check(&start[..length], self.length)?;
         if sealed.is_none() { quick_check(&self.part.path) } else { Ok(()) }
     }
-
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
 }
 
 /// A file that passed every check. It cannot be made in any other way.
@@ -196,6 +196,25 @@ impl Verified {
     /// Its length in bytes.
     pub fn length(&self) -> u64 {
         self.0.length
+    }
+
+    /// Brings the bytes to the disk, with the mtime that the deep store has, from which a lost ledger is rebuilt
+    /// (S1). [`Cache::publish`] does it where it was not done before; whoever pulls many files does it for each as
+    /// it comes, so that the disk works while the others are on their way.
+    pub fn make_durable(&mut self, stamp: Stamp) -> Result<(), CacheError> {
+        let Staged { id, length, part, file, durable_as, .. } = &mut self.0;
+        let (expected_bytes, got_bytes) = (stamp.length, *length);
+        if expected_bytes != got_bytes {
+            return Err(CacheError::LengthDiffers { id: id.clone(), expected_bytes, got_bytes });
+        }
+        if *durable_as == Some(stamp) {
+            return Ok(());
+        }
+        let mtime = UNIX_EPOCH + Duration::from_millis(stamp.mtime_ms);
+        let synced = file.set_modified(mtime).and_then(|()| file.sync_all());
+        synced.map_err(|error| CacheError::io("sync", &part.path, got_bytes, error))?;
+        *durable_as = Some(stamp);
+        Ok(())
     }
 }
 
