@@ -14,6 +14,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::clock::Clock;
 use crate::pool::PoolEntry;
 use crate::seal::{self, Seal};
 use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
@@ -30,6 +31,12 @@ const RESTARTS_MAX: u32 = 3;
 
 /// A pause before a changing file is read again, so that whoever writes it can finish.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
+
+/// A file without a seal that changed so lately, by this machine's clock, may still be being written in place.
+const FRESH_MS: u64 = 60_000;
+
+/// So long such a file must rest before it is read: its writer may have been kept from going on.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// A segment that may be published, and the version it is.
 #[derive(Debug)]
@@ -104,6 +111,7 @@ impl PullError {
 pub async fn pull(
     store: &dyn Store,
     cache: &Cache,
+    clock: &dyn Clock,
     id: &SegmentId,
     entry: &PoolEntry,
 ) -> Result<Pulled, PullError> {
@@ -113,6 +121,12 @@ pub async fn pull(
         let sealed = read_seal(store, id, path, before).await?;
         if sealed.is_none() {
             refuse_side_files(store, path, before).await?;
+            if clock.now_ms().saturating_sub(before.mtime_ms) < FRESH_MS {
+                tokio::time::sleep(SETTLE).await;
+                if store.stat(path).await? != Some(before) {
+                    continue;
+                }
+            }
         }
         let staged = match stage(store, cache, id, path, before).await {
             Ok(staged) => Some(staged),

@@ -43,7 +43,7 @@ pub(super) async fn list(outside: Outside) -> Event {
 
 /// Pulls one segment.
 pub(super) async fn pull(outside: Outside, id: SegmentId, entry: PoolEntry) -> Event {
-    let result = pull::pull(&*outside.store, &outside.cache, &id, &entry).await;
+    let result = pull::pull(&*outside.store, &outside.cache, &*outside.clock, &id, &entry).await;
     Event::Pulled { id, entry, result }
 }
 
