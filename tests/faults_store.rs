@@ -144,18 +144,19 @@ fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
             let all = versions.iter().cycle().zip(0_u64..);
             for (version, round) in all.take_while(|_| !stop.load(Ordering::Relaxed)) {
                 lay(&renamed, version);
-                // a pull begins when a file rests, and is overtaken by the next version now and then
-                std::thread::sleep(std::time::Duration::from_millis(500 + 10 * (round % 8)));
+                // a pull begins when a file rests; some are overtaken while it rests or is read
+                std::thread::sleep(std::time::Duration::from_millis(400 + 200 * (round % 3)));
             }
             lay(&renamed, &versions[0]);
         });
         scope.spawn(|| {
-            for version in versions.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+            let all = versions.iter().cycle().zip(0_u64..);
+            for (version, round) in all.take_while(|_| !stop.load(Ordering::Relaxed)) {
                 // whole for a while now and then, or it would never be pulled
                 for version in versions.iter().chain([version]) {
                     write_over(&in_place, version);
                 }
-                std::thread::sleep(std::time::Duration::from_millis(560));
+                std::thread::sleep(std::time::Duration::from_millis(400 + 200 * (round % 3)));
             }
             write_over(&in_place, &versions[1]);
             ended.store(true, Ordering::Relaxed);
@@ -176,7 +177,7 @@ fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
         }
         seen
     });
-    assert!(seen > 2 && ended.load(Ordering::Relaxed), "too little came through: {seen}");
+    assert!(seen > 1 && ended.load(Ordering::Relaxed), "too little came through: {seen}");
     trough.wait_answer("renamed", 1);
     trough.wait_answer("in-place", 2);
     assert_eq!(std::fs::read(trough.mounted("in-place")).unwrap(), versions[1]);
