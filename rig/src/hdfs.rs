@@ -9,6 +9,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+/// How long a DataNode may take to get the replica of a file that is closed.
+const REPLICATION_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many DataNodes there are; each block is on all of them.
 pub const DATANODES: u8 = 3;
@@ -152,13 +156,21 @@ impl Hdfs {
             .collect()
     }
 
-    /// Flips one byte in the middle of each block of the file at `path` on the named DataNodes.
+    /// Flips one byte in the middle of each block of the file at `path` on the named DataNodes. A slow DataNode may
+    /// get its replica only after the file was closed: that is waited for.
     pub fn flip_byte(&self, path: &str, datanodes: &[u8]) {
-        let blocks = self.blocks(path);
+        let deadline = Instant::now() + REPLICATION_PATIENCE;
+        let mut blocks = self.blocks(path);
+        while let Some(node) =
+            datanodes.iter().find(|node| !blocks.iter().any(|(of, _)| of == *node))
+        {
+            let late = Instant::now() > deadline;
+            assert!(!late, "datanode-{node} has no block of {path}: {blocks:?}");
+            std::thread::sleep(Duration::from_millis(100));
+            blocks = self.blocks(path);
+        }
         for node in datanodes {
-            let mine: Vec<_> = blocks.iter().filter(|(of, _)| of == node).collect();
-            assert!(!mine.is_empty(), "datanode-{node} has no block of {path}: {blocks:?}");
-            for (_, file) in mine {
+            for (_, file) in blocks.iter().filter(|(of, _)| of == node) {
                 let block = std::fs::OpenOptions::new().read(true).write(true).open(file);
                 let block = block.expect("a block file opens");
                 let at = block.metadata().expect("a block file's length").len() / 2;

@@ -471,9 +471,14 @@ impl State {
         drains.chain(self.waiting.first().map(|(at, _)| *at)).min()
     }
 
-    /// Whether nothing is left to do now; what failed and waits for its next try counts as done.
+    /// Whether nothing is left to do now; what failed, and waits for its next try or is being tried again, counts
+    /// as done: else a version that is refused for ever would never let anybody hear that the rest is there.
     pub fn settled(&self) -> bool {
-        self.queue.is_empty() && self.in_flight.is_empty() && self.dirty.is_empty()
+        let tried = |id: &SegmentId| {
+            let stamp = self.pool.get(id).map(|entry| entry.stamp);
+            self.attempts.get(id).is_some_and(|attempt| Some(attempt.stamp) == stamp)
+        };
+        self.in_flight.iter().all(tried) && self.queue.iter().all(tried) && self.dirty.is_empty()
     }
 
     /// Segments by state.

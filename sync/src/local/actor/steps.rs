@@ -147,10 +147,7 @@ impl Actor {
     }
 
     fn answer_waiters(&mut self) {
-        let quiet = self.pulls == 0
-            && self.ready.is_empty()
-            && !self.publishing
-            && !self.telling
+        let quiet = !self.telling
             && self.state.settled()
             && self.complete_at_ms.is_none()
             && self.state.work().1 == 0;
