@@ -16,6 +16,10 @@ use super::{Pool, PoolListing};
 /// So few may vanish at once whatever their share: deleting a handful by hand needs nobody's consent.
 const ALWAYS_REMOVABLE: usize = 20;
 
+/// Why a store that shows nothing of what is known removes nothing.
+const NONE_LEFT: &str = "the deep store shows none of the segments known so far (a wrong root, or an emptied or newly \
+     formatted store?); if they are meant to go, run `trough sync accept-removals`";
+
 /// What a listing changes in the pool.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PoolDelta {
@@ -84,13 +88,17 @@ pub fn compare(
         let waiting = missing.into_iter().collect();
         return PoolDelta { changed, removed: Vec::new(), waiting, held_back };
     }
+    let none_left = still.len() == known.len();
     let held_back = (!still.is_empty()).then(|| HeldBack {
         missing: still.len() as u64,
-        ..held_back(format!(
-            "{} segments that vanished at once are kept; if they are meant to go, run \
-             `trough sync accept-removals`",
-            still.len()
-        ))
+        ..held_back(match none_left {
+            true => NONE_LEFT.to_owned(),
+            false => format!(
+                "{} segments that vanished at once are kept; if they are meant to go, run \
+                 `trough sync accept-removals`",
+                still.len()
+            ),
+        })
     });
     PoolDelta { changed, removed: fresh, waiting: still.into_iter().collect(), held_back }
 }
@@ -101,11 +109,7 @@ fn too_many(known: usize, missing: usize, max_removed_ratio: f64) -> Option<Stri
         return None;
     }
     if missing == known {
-        return Some(
-            "the deep store shows none of the segments known so far (a wrong root, or an emptied or newly \
-             formatted store?); if they are meant to go, run `trough sync accept-removals`"
-                .to_owned(),
-        );
+        return Some(NONE_LEFT.to_owned());
     }
     if missing > ALWAYS_REMOVABLE && missing as f64 > known as f64 * max_removed_ratio {
         return Some(format!(
