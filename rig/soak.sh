@@ -4,7 +4,7 @@
 #   SOAK_S=3600     for how long, in seconds
 #   SOAK_LOG=FILE   where the output of the suites goes (default: target/soak.log)
 #
-# The first round has TROUGH_SOAK=1: the tests hold their hangs and go on with their random kills for minutes. The
+# The first round has TROUGH_SOAK=1: the random kills and hangs go on for ten minutes instead of seconds. The
 # rounds after it are those of `make test`. Only the end of a long log is kept: a soak must not fail on a full disk
 # of its own making.
 set -uo pipefail

@@ -48,11 +48,11 @@ impl LocalControl for Control {
         let held_back = &self.handle.status().removals_held_back;
         Ok(match held_back {
             Some(held_back) => format!(
-                "the next complete listing removes what is missing: {} of {} segments at the moment\n",
+                "the next complete listing removes what is missing: {} of {} segments at the moment",
                 held_back.missing, held_back.of
             ),
             None => {
-                "no removals wait now; those of the next complete listing are accepted\n".to_owned()
+                "no removals wait now; those of the next complete listing are accepted".to_owned()
             }
         })
     }
