@@ -10,6 +10,7 @@
 //! No handler waits for the network, for the watch, or for a lock that is held across a call through the
 //! mount. A panic ends the process (see [`crate::daemon`]): a lost worker thread would hang its readers.
 
+mod answers;
 pub mod backing;
 pub mod errno;
 mod handlers;
