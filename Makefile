@@ -1,6 +1,6 @@
 # demo   shows the whole idea on real data (ONCE=1 stops at the end; STORE=hdfs runs it on a real HDFS)
 # test   proves it: every suite, with real FUSE and real HDFS
-# soak   repeats the fault tests for an hour (SOAK_S seconds); the random kills go on for ten minutes in its first round
+# soak   repeats the fault tests for an hour (SOAK_S seconds); in its first round hangs last for minutes
 # bench  measures, and writes BENCHMARKS.md
 # check  format, lints, documentation: what a change must pass before it is shown
 

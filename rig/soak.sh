@@ -4,8 +4,9 @@
 #   SOAK_S=3600     for how long, in seconds
 #   SOAK_LOG=FILE   where the output of the suites goes (default: target/soak.log)
 #
-# The first round has TROUGH_SOAK=1: the random kills and hangs go on for ten minutes instead of seconds. The
-# rounds after it are those of `make test`. Only the end of a long log is kept: a soak must not fail on a full disk
+# The first round has TROUGH_SOAK=1: the random kills and hangs go on for ten minutes instead of seconds, and what
+# hangs or lies dead is left so for two minutes each (rig/src/soak.rs). The rounds after it are those of `make test`,
+# again and again. Only the end of a long log is kept: a soak must not fail on a full disk
 # of its own making.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -272,6 +272,7 @@ fn s9_an_hdfs_that_hangs_dies_and_comes_back_costs_no_answer() {
         let said = trough.status_text();
         assert!(said.contains("NOT WHOLLY REACHABLE"), "{said}");
         trough.wait_status("the pull is given up", |s| s.cache.incoming_bytes == 0);
+        rig::soak::hold();
         let waits = trough.wait_refusal("large-0", 503);
         assert!(waits.contains("in the pool"), "{waits}");
         for process in ALL {

@@ -60,6 +60,7 @@ fn s5_s6_a_killed_mount_process_leaves_readers_reading_and_comes_back() {
     let answer = ask(&trough, "large", "SELECT count(*) AS n FROM t");
     assert_eq!((answer.status, answer.retry_after.is_some()), (503, true), "{answer:?}");
     assert_eq!(page(&trough, "health").status, 503);
+    rig::soak::hold();
     drop(held);
 
     within(AGAIN, "new opens work again", || File::open(trough.mounted("large")).is_ok());
@@ -135,6 +136,7 @@ fn s6_the_bare_directory_takes_nothing_and_says_nothing() {
         assert_eq!((answer.status, answer.retry_after.is_some()), (503, true), "{id}: {answer:?}");
     }
     assert_eq!(page(&trough, "health").status, 503);
+    rig::soak::hold();
     assert_eq!(std::fs::read_dir(&mount).unwrap().count(), 0, "something was made in it");
     drop(held);
     within(AGAIN, "it is mounted again", || File::open(trough.mounted("ohio")).is_ok());

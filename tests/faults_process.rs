@@ -211,6 +211,7 @@ fn s8_s10_a_hung_mount_process_holds_nobody_for_ever() {
     until("the synchronizer says that the mount does not answer", || {
         status(&trough).is_some_and(|status| status["mount"]["live"] == false)
     });
+    rig::soak::hold();
     drop(stopped);
     within(AGAIN, "health is well again", || page(&trough, "health").status == 200);
     watch.put(&trough, 2);
@@ -231,6 +232,7 @@ fn s9_a_hung_synchronizer_stops_no_answer() {
     assert!(status(&trough).is_none(), "a stopped process answered");
     assert_eq!(page(&trough, "health").status, 200);
     assert_eq!(ask(&trough, "ohio", "SELECT n FROM t").body, "[{\"n\":1}]\n");
+    rig::soak::hold();
     drop(stopped);
     watch.wait(&trough, 2);
     let (tally, failed_opens) = watch.end();
@@ -552,8 +554,7 @@ fn a_user_with_cap_sys_admin_alone_runs_all_of_it() {
 /// `TROUGH_SEED` sets it.
 #[test]
 fn s10_random_kills_and_hangs_heal() {
-    let soak = std::env::var_os("TROUGH_SOAK").is_some();
-    let length = Duration::from_secs(if soak { 600 } else { 15 });
+    let length = Duration::from_secs(if rig::soak::is_on() { 600 } else { 15 });
     let seed = std::env::var("TROUGH_SEED").ok().map(|text| text.parse().unwrap());
     let mut random = Random(seed.unwrap_or_else(|| std::process::id().into()));
     println!("TROUGH_SEED={}", random.0);

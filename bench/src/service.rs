@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -168,14 +168,4 @@ pub fn succeed(command: &mut Command) -> anyhow::Result<()> {
         bail!("{:?} failed ({}): {said}", command.get_program(), output.status);
     }
     Ok(())
-}
-
-/// Removes a directory tree that may not be there.
-pub fn remove_tree(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }

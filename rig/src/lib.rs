@@ -4,3 +4,4 @@
 //! real part has failed.
 
 pub mod hdfs;
+pub mod soak;

@@ -38,6 +38,15 @@ const FRESH_MS: u64 = 60_000;
 /// So long such a file must rest before it is read: its writer may have been kept from going on.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// A whole file that lies in the staging area and did not change while it was read; nothing is known of its bytes.
+#[derive(Debug)]
+pub struct Fetched {
+    staged: Staged,
+    path: StorePath,
+    stamp: Stamp,
+    sealed: Option<Digest>,
+}
+
 /// A segment that may be published, and the version it is.
 #[derive(Debug)]
 pub struct Pulled {
@@ -107,18 +116,25 @@ impl PullError {
     }
 }
 
-/// Pulls `id` from `entry.path` and verifies it. The version pulled is the one that lies there now.
-pub async fn pull(
+/// Brings `id` from `entry.path` to the staging area, in the version that lies there now.
+pub async fn fetch(
     store: &dyn Store,
     cache: &Cache,
     clock: &dyn Clock,
     id: &SegmentId,
     entry: &PoolEntry,
-) -> Result<Pulled, PullError> {
+) -> Result<Fetched, PullError> {
     let path = &entry.path;
-    for _ in 0..RESTARTS_MAX {
-        let before = store.stat(path).await?.ok_or_else(|| PullError::Gone(path.clone()))?;
-        let sealed = read_seal(store, id, path, before).await?;
+    for attempt in 0..RESTARTS_MAX {
+        let seal = read_seal(store, id, path).await?;
+        let vouched_for = |stamp| seal.as_ref().filter(|seal| seal.applies_to(id, stamp));
+        let before = if attempt == 0 && vouched_for(&entry.stamp).is_some() {
+            // unchanged since the listing, if it still is in the end: one question to the NameNode less
+            entry.stamp
+        } else {
+            store.stat(path).await?.ok_or_else(|| PullError::Gone(path.clone()))?
+        };
+        let sealed = vouched_for(&before).map(|seal| seal.blake3);
         if sealed.is_none() {
             refuse_side_files(store, path, before).await?;
             if clock.now_ms().saturating_sub(before.mtime_ms) < FRESH_MS {
@@ -140,21 +156,20 @@ pub async fn pull(
         if let (Some(staged), Some(after)) = (staged, after)
             && after == before
         {
-            return verify(cache, staged, path, before, sealed).await;
+            return Ok(Fetched { staged, path: path.clone(), stamp: before, sealed });
         }
         tokio::time::sleep(RESTART_PAUSE).await;
     }
     Err(PullError::Changing { path: path.clone() })
 }
 
-/// The digest that the file's seal vouches for; `None` when there is no seal, or none that speaks of this
-/// version. Then the database itself is checked instead.
+/// The seal beside the file, whatever it vouches for; `None` when there is none that can be read. Then the
+/// database itself is checked instead.
 async fn read_seal(
     store: &dyn Store,
     id: &SegmentId,
     path: &StorePath,
-    stamp: Stamp,
-) -> Result<Option<Digest>, PullError> {
+) -> Result<Option<Seal>, PullError> {
     let Ok(seal_path) = Seal::path(path) else { return Ok(None) };
     let mut chunks = match store.read(&seal_path).await {
         Ok(chunks) => chunks,
@@ -169,8 +184,7 @@ async fn read_seal(
         }
     }
     match Seal::parse(&bytes) {
-        Ok(seal) if seal.applies_to(id, &stamp) => Ok(Some(seal.blake3)),
-        Ok(_) => Ok(None),
+        Ok(seal) => Ok(Some(seal)),
         Err(error) => {
             warn!(segment = %id, path = %seal_path, "{error}; the segment counts as unsealed");
             Ok(None)
@@ -241,36 +255,32 @@ fn write_all(
 ) -> Result<Option<Staged>, CacheError> {
     while let Some(some) = receive.blocking_recv() {
         let Some(some) = some else { return staging.finish().map(Some) };
-        for piece in some {
-            staging.write(&piece)?;
-        }
+        staging.write_pieces(&some)?;
     }
     Ok(None)
 }
 
-async fn verify(
-    cache: &Cache,
-    staged: Staged,
-    path: &StorePath,
-    stamp: Stamp,
-    sealed: Option<Digest>,
-) -> Result<Pulled, PullError> {
-    let source = Source { path: path.to_string(), stamp, sealed: sealed.is_some() };
-    let cache = cache.clone();
-    let verifying = tokio::task::spawn_blocking(move || match staged.verify(sealed) {
-        Ok(mut verified) => {
-            verified.make_durable(source.stamp)?;
-            Ok(Ok(Pulled { verified, source }))
-        }
-        Err(rejected) => {
-            let refusal = rejected.refusal.clone();
-            cache.quarantine_staged(rejected, &source)?;
-            Ok(Err(refusal))
-        }
-    });
-    let outcome: Result<Result<Pulled, Refusal>, CacheError> =
-        verifying.await.map_err(join_error)?;
-    outcome?.map_err(|refusal| PullError::Refused { path: path.clone(), stamp, refusal })
+impl Fetched {
+    /// Verifies the bytes and brings them to the disk to stay. What is refused goes to quarantine.
+    pub async fn verify(self, cache: &Cache) -> Result<Pulled, PullError> {
+        let Self { staged, path, stamp, sealed } = self;
+        let source = Source { path: path.to_string(), stamp, sealed: sealed.is_some() };
+        let cache = cache.clone();
+        let verifying = tokio::task::spawn_blocking(move || match staged.verify(sealed) {
+            Ok(mut verified) => {
+                verified.make_durable(source.stamp)?;
+                Ok(Ok(Pulled { verified, source }))
+            }
+            Err(rejected) => {
+                let refusal = rejected.refusal.clone();
+                cache.quarantine_staged(rejected, &source)?;
+                Ok(Err(refusal))
+            }
+        });
+        let outcome: Result<Result<Pulled, Refusal>, CacheError> =
+            verifying.await.map_err(join_error)?;
+        outcome?.map_err(|refusal| PullError::Refused { path, stamp, refusal })
+    }
 }
 
 /// A blocking task that did not come back: it panicked, and the process is about to abort.

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use sync::clock::SystemClock;
 use sync::pool::PoolEntry;
-use sync::pull::{PullError, pull};
+use sync::pull::{PullError, fetch};
 use sync::store::local::LocalStore;
 use sync::store::{ListItem, Store, StoreError, StorePath, StoreWriter};
 
@@ -130,7 +130,7 @@ impl Fixture {
     /// The version that a pull brings, by its number.
     async fn pull(&self) -> Result<usize, PullError> {
         let Self { store, cache, id, entry, .. } = self;
-        let pulled = pull(store, cache, &SystemClock, id, entry).await?;
+        let pulled = fetch(store, cache, &SystemClock, id, entry).await?.verify(cache).await?;
         let digest = pulled.verified.digest();
         let whole = |bytes: &Vec<u8>| digest == blake3::hash(bytes).into();
         Ok(self.versions.iter().position(whole).expect("a mix of two versions"))

@@ -5,7 +5,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, IFlags, Stat};
+use rustix::fs::{AtFlags, FallocateFlags, IFlags, Stat};
+use rustix::io::Errno;
 
 use crate::ledger::Fingerprint;
 
@@ -26,6 +27,18 @@ pub(crate) fn space(path: &Path) -> io::Result<Space> {
         size_bytes: stat.f_blocks * stat.f_frsize,
         free_bytes: stat.f_bavail * stat.f_frsize,
     })
+}
+
+/// Takes `length` bytes of the volume for `file`, whose length stays as it is. Where the file system cannot, the
+/// room is taken as the file is written.
+pub(crate) fn allocate(file: &File, length: u64) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        done => Ok(done?),
+    }
 }
 
 pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {

@@ -60,8 +60,13 @@ pub(super) struct Actor {
     complete_at_ms: Option<u64>,
     waiters: Vec<Waiter>,
 
+    /// Files on their way from the deep store.
     pulls: usize,
+    /// Files that are being verified and synced. They wait for this machine only, so others may come meanwhile.
+    verifying: usize,
     ready: Vec<(SegmentId, Pulled)>,
+    /// When the first of `ready` came.
+    ready_since: Option<Instant>,
     publishing: bool,
     pause: Backoff,
     /// The segments that failed since one last came; see `FAILURES_BEFORE_PAUSE`.
@@ -150,7 +155,9 @@ impl Actor {
             complete_at_ms: None,
             waiters: Vec::new(),
             pulls: 0,
+            verifying: 0,
             ready: Vec::new(),
+            ready_since: None,
             publishing: false,
             failed_in_a_row: HashSet::new(),
             paused_until: None,
@@ -215,6 +222,9 @@ impl Actor {
         }
         if !self.telling && self.state.is_dirty() {
             wakes.insert(self.next_tell);
+        }
+        if !self.publishing {
+            wakes.extend(self.publish_due());
         }
         wakes.extend(self.paused_until.as_ref().map(|(until, _)| *until));
         wakes.extend(self.state.next_due());

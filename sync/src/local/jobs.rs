@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use super::Outside;
 use super::state::Removal;
 use crate::pool::{self, PoolEntry, PoolListing};
-use crate::pull::{self, PullError, Pulled};
+use crate::pull::{self, Fetched, PullError, Pulled};
 use crate::registry::{PoolChange, RegistryError};
 
 /// How long one look at the mount waits for published segments to show; then it looks again.
@@ -26,7 +26,8 @@ const LOOK_PAUSE: Duration = Duration::from_micros(500);
 /// What a job came to.
 pub(super) enum Event {
     Listed { listing: PoolListing, took: Duration },
-    Pulled { id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError> },
+    Fetched { id: SegmentId, entry: PoolEntry, result: Result<Fetched, PullError> },
+    Verified { id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError> },
     Published { results: Vec<(SegmentId, Stamp, Result<Option<Holding>, CacheError>)> },
     Republished { id: SegmentId, stamp: Stamp, result: Result<Option<Holding>, CacheError> },
     Looked { seen: Vec<(SegmentId, Digest)>, live: bool, figures: Option<FsStatus> },
@@ -41,10 +42,21 @@ pub(super) async fn list(outside: Outside) -> Event {
     Event::Listed { listing, took: begun.elapsed() }
 }
 
-/// Pulls one segment.
-pub(super) async fn pull(outside: Outside, id: SegmentId, entry: PoolEntry) -> Event {
-    let result = pull::pull(&*outside.store, &outside.cache, &*outside.clock, &id, &entry).await;
-    Event::Pulled { id, entry, result }
+/// Brings one segment file here.
+pub(super) async fn fetch(outside: Outside, id: SegmentId, entry: PoolEntry) -> Event {
+    let result = pull::fetch(&*outside.store, &outside.cache, &*outside.clock, &id, &entry).await;
+    Event::Fetched { id, entry, result }
+}
+
+/// Verifies what was brought, and brings it to the disk to stay.
+pub(super) async fn verify(
+    outside: Outside,
+    id: SegmentId,
+    entry: PoolEntry,
+    fetched: Fetched,
+) -> Event {
+    let result = fetched.verify(&outside.cache).await;
+    Event::Verified { id, entry, result }
 }
 
 /// Publishes a batch.

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Actor;
-use crate::local::jobs::Event;
+use crate::local::jobs::{self, Event};
 use crate::local::state::Removal;
 use crate::metrics;
 use crate::pool::guard;
 use crate::pool::{PoolEntry, PoolListing};
-use crate::pull::{PullError, Pulled};
+use crate::pull::{Fetched, PullError, Pulled};
 use crate::registry::{PoolChange, RegistryError};
 
 /// Between two looks at the mount, when nothing waits to be seen.
@@ -30,7 +30,8 @@ impl Actor {
     pub(super) fn take_event(&mut self, event: Event) {
         match event {
             Event::Listed { listing, took } => self.listed(listing, took),
-            Event::Pulled { id, entry, result } => self.pulled(id, entry, result),
+            Event::Fetched { id, entry, result } => self.fetched(id, entry, result),
+            Event::Verified { id, entry, result } => self.verified(id, entry, result),
             Event::Published { results } => {
                 self.publishing = false;
                 for (id, stamp, result) in results {
@@ -117,20 +118,34 @@ impl Actor {
         metrics::listed(complete, took);
     }
 
-    fn pulled(&mut self, id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError>) {
+    fn fetched(&mut self, id: SegmentId, entry: PoolEntry, result: Result<Fetched, PullError>) {
         self.pulls -= 1;
-        let now = Instant::now();
-        let error = match result {
-            Ok(pulled) => {
+        match result {
+            Ok(fetched) => {
                 self.failed_in_a_row.clear();
                 self.pause.succeeded();
-                self.ready.push((id, pulled));
-                return;
+                self.verifying += 1;
+                self.jobs.spawn(jobs::verify(self.outside.clone(), id, entry, fetched));
             }
-            Err(error) => error,
-        };
-        metrics::pull_failed(&error);
-        match &error {
+            Err(error) => self.pull_failed(id, &entry, &error),
+        }
+    }
+
+    fn verified(&mut self, id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError>) {
+        self.verifying -= 1;
+        match result {
+            Ok(pulled) => {
+                self.ready.push((id, pulled));
+                self.ready_since.get_or_insert(Instant::now());
+            }
+            Err(error) => self.pull_failed(id, &entry, &error),
+        }
+    }
+
+    fn pull_failed(&mut self, id: SegmentId, entry: &PoolEntry, error: &PullError) {
+        let now = Instant::now();
+        metrics::pull_failed(error);
+        match error {
             PullError::Refused { stamp, .. } | PullError::SideFile { stamp, .. } => {
                 self.status.work.refused_total += 1;
                 warn!(segment = %id, "{error}");

@@ -13,6 +13,11 @@ use crate::registry::PoolChange;
 /// Rows in one change of the pool table: a transaction of some milliseconds.
 const ROWS_PER_CHANGE_MAX: usize = 5_000;
 
+/// So long a verified segment waits for others that are on their way: those published together share the syncs
+/// of the directories and of the ledger, each of which is a commit of the file system's journal. A small part of
+/// what a change in the deep store waits for its listing.
+const PUBLISH_LINGER: Duration = Duration::from_millis(250);
+
 /// Removals carried out in one job.
 const REMOVALS_PER_JOB_MAX: usize = 256;
 
@@ -38,12 +43,7 @@ impl Actor {
                 break;
             }
         }
-        if !self.publishing && !self.ready.is_empty() {
-            let most = self.settings.publish_batch_max.max(1).min(self.ready.len());
-            let batch = self.ready.drain(..most).collect();
-            self.publishing = true;
-            self.jobs.spawn(jobs::publish(self.outside.clone(), batch));
-        }
+        self.start_publish(now);
         self.start_look(now);
         self.start_tell(now);
         self.start_removals(now);
@@ -54,10 +54,35 @@ impl Actor {
     }
 
     fn may_pull(&self) -> bool {
-        self.pulls < self.settings.pulls.max(1)
+        let most = self.settings.pulls.max(1);
+        self.pulls < most
+            && self.verifying < most
             && self.paused_until.is_none()
             // what is verified waits in memory for its batch; it is bounded like the batch
-            && self.ready.len() < self.settings.publish_batch_max.max(1)
+            && self.ready.len() < self.publish_batch_max()
+    }
+
+    /// When what is ready is to be published, if anything is: at once where waiting brings nothing more.
+    pub(super) fn publish_due(&self) -> Option<Instant> {
+        let more_may_come =
+            self.pulls + self.verifying > 0 && self.ready.len() < self.publish_batch_max();
+        let linger = if more_may_come { PUBLISH_LINGER } else { Duration::ZERO };
+        self.ready_since.map(|since| since + linger)
+    }
+
+    fn start_publish(&mut self, now: Instant) {
+        if self.publishing || self.publish_due().is_none_or(|due| due > now) {
+            return;
+        }
+        let most = self.publish_batch_max().min(self.ready.len());
+        let batch = self.ready.drain(..most).collect();
+        self.ready_since = (!self.ready.is_empty()).then_some(now);
+        self.publishing = true;
+        self.jobs.spawn(jobs::publish(self.outside.clone(), batch));
+    }
+
+    fn publish_batch_max(&self) -> usize {
+        self.settings.publish_batch_max.max(1)
     }
 
     /// `false` when there is no room now, but will be.
@@ -76,7 +101,7 @@ impl Actor {
             return false;
         }
         self.pulls += 1;
-        self.jobs.spawn(jobs::pull(outside, id, entry));
+        self.jobs.spawn(jobs::fetch(outside, id, entry));
         true
     }
 
@@ -91,7 +116,7 @@ impl Actor {
             self.removals.push(removal);
             return true;
         }
-        self.pulls > 0 || self.publishing || !self.ready.is_empty()
+        self.pulls + self.verifying > 0 || self.publishing || !self.ready.is_empty()
     }
 
     fn start_look(&mut self, now: Instant) {
