@@ -4,6 +4,7 @@
 #   consul.sh fetch                        builds the version that go.mod pins, once, into the user's cache
 #   consul.sh start DIR [OWNER_PID]        ready when it returns; DIR/env says where. With OWNER_PID all of it
 #                                          ends, and DIR goes, when that process is gone
+#   consul.sh start-secure DIR [OWNER_PID] the same with ACLs (DIR/token may do all) and mutual TLS (DIR/tls/)
 #   consul.sh stop DIR                     ends every process; the data stays
 #   consul.sh status DIR                   what runs
 #   consul.sh pause|resume|kill DIR WHO    SIGSTOP, SIGCONT, SIGKILL; WHO is server-1
@@ -58,9 +59,37 @@ fetch() {
 
 everyone() { seq -f 'server-%g' 1 "$servers"; }
 
+# What a secure Consul has besides: certificates that it makes itself, and a token.
+secure() {
+    mkdir -p "$dir/tls"
+    (cd "$dir/tls" && "$consul" tls ca create && "$consul" tls cert create -server -dc dc1 &&
+        "$consul" tls cert create -client -dc dc1) >"$dir/tls/log" 2>&1 ||
+        { cat "$dir/tls/log" >&2; fail "the certificates could not be made"; }
+    cat /proc/sys/kernel/random/uuid >"$dir/token"
+}
+
 configure() { # WHO
-    mkdir -p "$dir/$1"
-    cat >"$dir/$1/config.json" <<JSON
+    mkdir -p "$dir/$1/conf"
+    local https=-1
+    if [ -f "$dir/token" ]; then
+        https=$https_port
+        cat >"$dir/$1/conf/secure.json" <<JSON
+{
+  "acl": {
+    "enabled": true, "default_policy": "deny",
+    "tokens": { "initial_management": "$(cat "$dir/token")", "agent": "$(cat "$dir/token")" }
+  },
+  "tls": {
+    "https": {
+      "ca_file": "$dir/tls/consul-agent-ca.pem",
+      "cert_file": "$dir/tls/dc1-server-consul-0.pem", "key_file": "$dir/tls/dc1-server-consul-0-key.pem",
+      "verify_incoming": true
+    }
+  }
+}
+JSON
+    fi
+    cat >"$dir/$1/conf/consul.json" <<JSON
 {
   "server": true,
   "bootstrap_expect": $servers,
@@ -70,7 +99,7 @@ configure() { # WHO
   "client_addr": "127.0.0.1",
   "ports": {
     "http": $http_port, "dns": $dns_port, "server": $((http_port + 2)), "serf_lan": $((http_port + 3)),
-    "serf_wan": -1, "grpc": -1, "grpc_tls": -1, "https": -1
+    "serf_wan": -1, "grpc": -1, "grpc_tls": -1, "https": $https
   },
   "performance": { "raft_multiplier": 1 },
   "limits": { "http_max_conns_per_client": 1000 },
@@ -87,11 +116,11 @@ pid_of() { cat "$dir/$1/pid" 2>/dev/null || true; }
 alive() { # WHO; the pid must still be a process with our directory on its command line
     local pid
     pid=$(pid_of "$1")
-    [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/$1/config.json"
+    [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/$1/conf"
 }
 
 launch() { # WHO
-    (GOMAXPROCS=2 exec "$consul" agent -config-file "$dir/$1/config.json" </dev/null >>"$dir/$1/log" 2>&1) 9>&- &
+    (GOMAXPROCS=2 exec "$consul" agent -config-dir "$dir/$1/conf" </dev/null >>"$dir/$1/log" 2>&1) 9>&- &
     echo $! >"$dir/$1/pid"
 }
 
@@ -105,8 +134,8 @@ terminate() { # WHO
 # HTTP by bash alone: curl is not everywhere.
 get() { # PATH
     timeout 5 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" &&
-        printf "GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n" "$1" >&3 &&
-        cat <&3' "$http_port" "$1" 2>/dev/null
+        printf "GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\nX-Consul-Token: %s\r\n\r\n" "$1" "$2" >&3 &&
+        cat <&3' "$http_port" "$1" "$(cat "$dir/token" 2>/dev/null)" 2>/dev/null
 }
 
 # It has a leader, and each server is in the catalogue: before that no session can be made.
@@ -147,11 +176,12 @@ free_ports() { # COUNT: the first of COUNT ports in a row, below the range that 
 }
 
 choose_ports() {
-    http_port=$(free_ports 4)
-    dns_port=$((http_port + 1))
+    http_port=$(free_ports 5)
+    dns_port=$((http_port + 1)) https_port=$((http_port + 4))
     cat >"$dir/env" <<ENV
 http_port=$http_port
 dns_port=$dns_port
+https_port=$https_port
 CONSUL_HTTP_ADDR=http://127.0.0.1:$http_port
 ENV
 }
@@ -204,7 +234,10 @@ if [ "$verb" = fetch ]; then fetch; exit; fi
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 shift 2
-if [ "$verb" = start ]; then start "$@"; exit; fi
+case $verb in
+    start) start "$@"; exit ;;
+    start-secure) fetch; secure; start "$@"; exit ;;
+esac
 [ -f "$dir/env" ] || fail "$dir has no Consul; start it first"
 . "$dir/env"
 case ${1:-} in

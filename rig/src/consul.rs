@@ -25,25 +25,42 @@ pub struct Consul {
     dir: PathBuf,
     address: String,
     dns_port: u16,
+    https_port: u16,
 }
 
 impl Consul {
     /// Starts one of its own and waits until it is ready (about 2 s once it is built).
     pub fn start() -> Self {
+        Self::start_as("start")
+    }
+
+    /// Starts one that refuses who has no token, and on [`Self::secure_address`] who has no certificate.
+    /// `token` and `tls/` in [`Self::dir`] have what passes.
+    pub fn start_secure() -> Self {
+        Self::start_as("start-secure")
+    }
+
+    fn start_as(verb: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("trough-consul-")
             .tempdir()
             .expect("a temporary directory for the Consul rig")
             .keep();
         let owner = rustix::process::getpid().as_raw_nonzero().to_string();
-        run(&dir, "start", &[&owner]);
+        run(&dir, verb, &[&owner]);
         let env = std::fs::read_to_string(dir.join("env")).expect("the rig's env file");
         let value = |name: &str| {
             let found = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             found.unwrap_or_else(|| panic!("no {name} in the rig's env file")).to_owned()
         };
-        let dns_port = value("dns_port").parse().expect("dns_port is a port");
-        Self { address: value("CONSUL_HTTP_ADDR"), dns_port, dir }
+        let port = |name: &str| value(name).parse().expect("a port in the rig's env file");
+        let (dns_port, https_port) = (port("dns_port"), port("https_port"));
+        Self { address: value("CONSUL_HTTP_ADDR"), dns_port, https_port, dir }
+    }
+
+    /// `https://127.0.0.1:PORT`; only one that was started secure answers there.
+    pub fn secure_address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.https_port)
     }
 
     /// `http://127.0.0.1:PORT`.

@@ -1,8 +1,7 @@
 //! What every store of keys promises, asked of a real Consul and of a SQLite file alike; then what only the one
 //! or the other can be asked.
 //!
-//! Time is passed, not asserted: on the file by a clock of the test's own, on Consul by waiting. The cases of one
-//! binary run side by side on one Consul, so its waits are shared.
+//! Time is passed, not asserted: on the file by a clock of the test's own, on Consul by waiting.
 
 // a failed step of a test is a failed test
 #![allow(clippy::unwrap_used)]
@@ -33,6 +32,8 @@ trait Place: Send + Sync {
     fn pass(&self, time: Duration) -> impl Future<Output = ()> + Send;
     /// The store loses everything.
     fn empty(&self);
+    /// A part of a session's time to live: most of it, where passing time costs nothing.
+    const SHORT_OF_TTL: Duration;
 }
 
 struct File {
@@ -51,6 +52,8 @@ impl File {
 }
 
 impl Place for File {
+    const SHORT_OF_TTL: Duration = Duration::from_secs(9);
+
     fn open(&self) -> Arc<dyn Kv> {
         let clock = self.since_boot_ms.clone();
         let since_boot = move || Duration::from_millis(clock.load(Ordering::SeqCst));
@@ -93,6 +96,8 @@ impl Server1 {
 }
 
 impl Place for Server1 {
+    const SHORT_OF_TTL: Duration = Duration::from_secs(1);
+
     fn open(&self) -> Arc<dyn Kv> {
         Arc::new(self.client(PATIENT))
     }
@@ -106,25 +111,33 @@ impl Place for Server1 {
     }
 }
 
-/// Each case of this list runs on both; a key that starts with the case's name is its own.
+/// Each case of this list runs on both; its keys are its own. On Consul all of them run at once and share one
+/// server: its sessions take 20 s to end, and only one of those waits is paid for.
 macro_rules! contract {
-    ($consul:expr, $module:ident: $($name:ident),* $(,)?) => {
-        mod $module {
-            $(mod $name {
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn on_sqlite() {
-                    super::super::$name(&super::super::File::new()).await;
-                }
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn on_consul() {
-                    super::super::$name(&$consul).await;
-                }
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(&super::File::new()).await;
             })*
+        }
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn s12_a_consul_keeps_the_contract() {
+            let cases = [$((stringify!($name), tokio::spawn(async {
+                $name(&Server1::shared()).await;
+            }))),*];
+            let mut failed = Vec::new();
+            for (name, case) in cases {
+                if case.await.is_err() {
+                    failed.push(name);
+                }
+            }
+            assert!(failed.is_empty(), "failed on Consul, each with its own message above: {failed:?}");
         }
     };
 }
 
-contract!(super::super::Server1::shared(), contract:
+contract!(
     a_key_reads_back_as_it_was_written,
     a_listing_is_what_lies_below_and_nothing_else,
     compare_and_set_sees_every_change,
@@ -141,9 +154,17 @@ contract!(super::super::Server1::shared(), contract:
     a_watch_sees_a_session_end,
 );
 
-contract!(super::super::Server1::own(), own:
-    a_store_that_comes_back_empty_is_seen_so,
-);
+// these do harm to the whole store: each has one of its own
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_comes_back_empty_is_seen_so() {
+    a_store_that_comes_back_empty_is_seen_so(&File::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consul_that_comes_back_empty_is_seen_so() {
+    a_store_that_comes_back_empty_is_seen_so(&Server1::own()).await;
+}
 
 fn key(text: &str) -> Key {
     Key::new(format!("trough/{text}")).unwrap()
@@ -440,7 +461,7 @@ async fn a_released_lock_is_free_at_once_and_a_destroyed_session_s_after_its_del
     assert!(kv.acquire(&at, "".into(), &last).await.unwrap());
 }
 
-async fn s12_a_session_that_is_not_renewed_ends_and_can_change_nothing(place: &impl Place) {
+async fn s12_a_session_that_is_not_renewed_ends_and_can_change_nothing<P: Place>(place: &P) {
     let kv = place.open();
     let [lead, document] = ["expiry/lead", "expiry/document"].map(key);
     let holder = session(&*kv, LOCK_DELAY).await;
@@ -454,9 +475,8 @@ async fn s12_a_session_that_is_not_renewed_ends_and_can_change_nothing(place: &i
     let fence = modified(&*kv, &lead).await;
 
     // short of its time to live it lives, and a renewal gives it all of it again
-    let most = Duration::from_secs(4);
     for _ in 0..2 {
-        place.pass(most).await;
+        place.pass(P::SHORT_OF_TTL).await;
         assert!(kv.renew_session(&holder).await.unwrap() >= SESSION_TTL_MIN);
         kv.renew_session(&next).await.unwrap();
     }
@@ -475,29 +495,38 @@ async fn s12_a_session_that_is_not_renewed_ends_and_can_change_nothing(place: &i
     assert!(!kv.acquire(&lead, "".into(), &next).await.unwrap(), "closed for the lock-delay");
     assert_eq!(kv.session(&holder).await.unwrap(), None);
     assert_eq!(kv.renew_session(&holder).await.unwrap_err().kind, KvErrorKind::SessionGone);
-    let error = kv.acquire(&lead, "".into(), &holder).await.unwrap_err();
-    assert_eq!(error.kind, KvErrorKind::SessionGone, "{error}");
+    assert!(
+        !kv.acquire(&lead, "".into(), &holder).await.unwrap(),
+        "nor does it reopen for the old one"
+    );
     assert!(!kv.release(&lead, "".into(), &holder).await.unwrap());
     let check =
         |session: &SessionId| Op::CheckSession { key: lead.clone(), session: session.clone() };
     assert_eq!(refused(&*kv, &[check(&holder), set(&document, "late")]).await, [0]);
     acquire_in(place, &*kv, &lead, &next, 5 * LOCK_DELAY).await;
     assert_eq!(refused(&*kv, &[check(&holder), set(&document, "late")]).await, [0]);
+    let error = kv.acquire(&lead, "".into(), &holder).await.unwrap_err();
+    assert_eq!(error.kind, KvErrorKind::SessionGone, "{error}");
     assert_eq!(value(&*kv, &document).await, None);
     committed(&*kv, &[check(&next), set(&document, "new")]).await;
 }
 
-/// Starts a watch that must wait, and hands back how to see its end.
+/// Follows `what` until it is no longer as `seen` or `wait` is over, and hands back how to see the end of that.
+/// (Consul's watch of a key that is not there also wakes for other keys.)
 async fn waiting(
     kv: &Arc<dyn Kv>,
     what: &Watched,
-    after: Index,
+    seen: &Snapshot,
     wait: Duration,
 ) -> tokio::task::JoinHandle<(Snapshot, Duration)> {
-    let (kv, what) = (kv.clone(), what.clone());
+    let (kv, what, mut snapshot) = (kv.clone(), what.clone(), seen.clone());
+    let before = seen.entries.clone();
     let watch = tokio::spawn(async move {
         let begun = Instant::now();
-        (kv.watch(&what, Some(after), wait).await.unwrap(), begun.elapsed())
+        while snapshot.entries == before && begun.elapsed() < wait {
+            snapshot = kv.watch(&what, Some(snapshot.index), wait).await.unwrap();
+        }
+        (snapshot, begun.elapsed())
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!watch.is_finished(), "it did not wait: {:?}", watch.await);
@@ -520,7 +549,7 @@ async fn a_watch_returns_on_a_change_and_on_nothing_else(place: &impl Place) {
     assert_eq!((names(&first.entries), &*first.entries[0].value), (vec!["at"], &b"1"[..]));
     assert!(first.index >= first.entries[0].modified);
 
-    let watch = waiting(&kv, &what, first.index, LONG).await;
+    let watch = waiting(&kv, &what, &first, LONG).await;
     committed(&*place.open(), &[set(&beside, "2"), set(&beside, "3")]).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!watch.is_finished(), "woken by a key beside it");
@@ -531,12 +560,12 @@ async fn a_watch_returns_on_a_change_and_on_nothing_else(place: &impl Place) {
     let late = kv.watch(&what, Some(first.index), LONG).await.unwrap();
     assert_eq!(late, second);
 
-    let watch = waiting(&kv, &what, second.index, LONG).await;
+    let watch = waiting(&kv, &what, &second, LONG).await;
     committed(&*kv, &[Op::Delete { key: at.clone() }]).await;
     let third = woken(watch).await;
     assert!(third.index > second.index && third.entries.is_empty());
 
-    let watch = waiting(&kv, &what, third.index, LONG).await;
+    let watch = waiting(&kv, &what, &third, LONG).await;
     committed(&*kv, &[set(&at, "4")]).await;
     assert_eq!(woken(watch).await.entries[0].value, "4");
 }
@@ -549,15 +578,15 @@ async fn a_watch_of_what_lies_below_sees_changes_and_removals(place: &impl Place
     let first = kv.watch(&what, None, LONG).await.unwrap();
     assert_eq!(names(&first.entries), ["a", "b"]);
     // two removals: the second must be seen even by one who saw the first
-    let watch = waiting(&kv, &what, first.index, LONG).await;
+    let watch = waiting(&kv, &what, &first, LONG).await;
     committed(&*kv, &[Op::Delete { key: a.clone() }]).await;
     let second = woken(watch).await;
     assert_eq!(names(&second.entries), ["b"]);
-    let watch = waiting(&kv, &what, second.index, LONG).await;
+    let watch = waiting(&kv, &what, &second, LONG).await;
     committed(&*kv, &[Op::Delete { key: b }]).await;
     let third = woken(watch).await;
     assert!(third.entries.is_empty() && third.index > second.index);
-    let watch = waiting(&kv, &what, third.index, LONG).await;
+    let watch = waiting(&kv, &what, &third, LONG).await;
     committed(&*kv, &[set(&a, "2")]).await;
     assert_eq!(names(&woken(watch).await.entries), ["a"]);
 }
@@ -568,7 +597,7 @@ async fn a_watch_that_waits_in_vain_ends(place: &impl Place) {
     committed(&*kv, &[set(&at, "1")]).await;
     for what in [Watched::Key(at), Watched::Below(key("vain"))] {
         let first = kv.watch(&what, None, LONG).await.unwrap();
-        let watch = waiting(&kv, &what, first.index, Duration::from_secs(1)).await;
+        let watch = waiting(&kv, &what, &first, Duration::from_secs(1)).await;
         assert_eq!(woken(watch).await, first);
     }
     // what is not there can be watched too: its index is one to wait on
@@ -628,4 +657,126 @@ async fn a_store_that_comes_back_empty_is_seen_so(place: &impl Place) {
     committed(&*kv, &[set(&at, "new")]).await;
     let new = follow(&|snapshot| !snapshot.entries.is_empty()).await;
     assert_eq!(new.entries[0].value, "new");
+}
+
+/// What can only be asked of a Consul.
+mod consul {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn silence_is_a_time_out_absence_is_said_and_a_restart_keeps_everything() {
+        let place = Server1::own();
+        let kv = place.client(KvTimeouts { connect_ms: 500, call_ms: 1_000 });
+        let [at, lock] = ["outage/at", "outage/lock"].map(key);
+        let patient = place.open();
+        committed(&*patient, &[set(&at, "1")]).await;
+        let holder = session(&*patient, LOCK_DELAY).await;
+        assert!(patient.acquire(&lock, "".into(), &holder).await.unwrap());
+        let before = patient.get(&lock).await.unwrap();
+
+        place.consul().pause(Server(1));
+        let error = kv.get(&at).await.unwrap_err();
+        assert_eq!(error.kind, KvErrorKind::TimedOut, "{error}");
+        assert!(error.to_string().contains(place.consul().address()), "{error}");
+        place.consul().resume(Server(1));
+        assert_eq!(value(&*patient, &at).await.unwrap(), "1");
+
+        place.consul().kill(Server(1));
+        let error = kv.get(&at).await.unwrap_err();
+        assert_eq!(error.kind, KvErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("is Consul running there?"), "{error}");
+        place.consul().restart(Server(1));
+        assert_eq!(value(&*patient, &at).await.unwrap(), "1");
+        assert_eq!(patient.get(&lock).await.unwrap(), before, "a restart takes no lock away");
+        patient.renew_session(&holder).await.unwrap();
+        committed(&*patient, &[set(&at, "2")]).await;
+        assert!(modified(&*patient, &at).await > before.unwrap().modified);
+    }
+
+    /// Consul's default ends a session also when gossip believes its node dead.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_session_rests_on_its_time_to_live_alone() {
+        let place = Server1::shared();
+        let own = session(&*place.open(), LOCK_DELAY).await;
+        let host = place.consul().address().strip_prefix("http://").unwrap();
+        let mut stream = std::net::TcpStream::connect(host).unwrap();
+        write!(stream, "GET /v1/session/info/{own} HTTP/1.0\r\nHost: {host}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.contains(own.as_str()) && answer.contains("\"Behavior\":\"release\""),
+            "{answer}"
+        );
+        assert!(!answer.contains("serfHealth"), "{answer}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn with_tls_and_tokens_only_the_right_ones_pass_and_a_new_token_is_read() {
+        let consul = Consul::start_secure();
+        let file = |name: &str| Some(consul.dir().join(name));
+        let own = tempfile::NamedTempFile::new().unwrap();
+        let settings = ConsulSettings {
+            address: consul.secure_address(),
+            token_file: Some(own.path().to_owned()),
+            ca_file: file("tls/consul-agent-ca.pem"),
+            cert_file: file("tls/dc1-client-consul-0.pem"),
+            key_file: file("tls/dc1-client-consul-0-key.pem"),
+            timeouts: PATIENT,
+            ..Default::default()
+        };
+        let refused = |settings: &ConsulSettings| ConsulKv::new(settings).unwrap_err().to_string();
+        assert!(refused(&settings).contains("holds no token"));
+        std::fs::write(own.path(), "11111111-2222-3333-4444-555555555555\n").unwrap();
+        let at = key("secure");
+        let kv = ConsulKv::new(&settings).unwrap();
+        let said = format!("check the token in {}", own.path().display());
+        for error in [
+            kv.get(&at).await.unwrap_err(),
+            kv.txn(&[set(&at, "1")]).await.unwrap_err(),
+            kv.create_session(&SessionOptions::new("n", SESSION_TTL_MIN, LOCK_DELAY).unwrap())
+                .await
+                .unwrap_err(),
+        ] {
+            assert_eq!(error.kind, KvErrorKind::Denied, "{error}");
+            assert!(error.to_string().contains(&said), "{error}");
+        }
+        // the same client, after the file was put right
+        std::fs::copy(consul.dir().join("token"), own.path()).unwrap();
+        committed(&kv, &[set(&at, "1")]).await;
+        assert_eq!(value(&kv, &at).await.unwrap(), "1");
+
+        let none = ConsulSettings { cert_file: None, key_file: None, ..settings.clone() };
+        let error = ConsulKv::new(&none).unwrap().get(&at).await.unwrap_err();
+        assert_eq!(error.kind, KvErrorKind::Unavailable, "without a certificate: {error}");
+        let other = ConsulSettings {
+            tls_server_name: Some("elsewhere.test".to_owned()),
+            ..settings.clone()
+        };
+        let error = ConsulKv::new(&other).unwrap().get(&at).await.unwrap_err();
+        assert!(
+            error.kind == KvErrorKind::Unavailable && error.to_string().contains("certificate"),
+            "{error}"
+        );
+        let known = ConsulSettings {
+            tls_server_name: Some("server.dc1.consul".to_owned()),
+            ..settings.clone()
+        };
+        assert_eq!(value(&ConsulKv::new(&known).unwrap(), &at).await.unwrap(), "1");
+        let half = ConsulSettings { key_file: None, ..settings.clone() };
+        assert!(refused(&half).contains("go together"));
+        let blind = ConsulSettings { ca_file: None, ..settings };
+        assert!(refused(&blind).contains("ca_file"));
+    }
+
+    #[test]
+    fn what_is_no_address_of_a_consul_is_refused() {
+        for address in
+            ["", "127.0.0.1:8500", "ftp://h:1", "http://", "http://h:1/path", "http://h:1?x"]
+        {
+            let settings = ConsulSettings { address: address.to_owned(), ..Default::default() };
+            let error = ConsulKv::new(&settings).map(|_| address).unwrap_err();
+            assert!(error.to_string().contains("http://HOST:PORT"), "{error}");
+        }
+    }
 }

@@ -83,7 +83,7 @@ impl Http {
         };
         let uri: Uri = address.parse().map_err(|e| error(format!("{e}; use http://HOST:PORT")))?;
         let known = matches!(uri.scheme_str(), Some("http" | "https"));
-        if !known || uri.authority().is_none() || uri.path() != "/" {
+        if !known || uri.authority().is_none() || uri.path() != "/" || uri.query().is_some() {
             return Err(error(
                 "not an address of Consul; use http://HOST:PORT or https://HOST:PORT".to_owned(),
             ));

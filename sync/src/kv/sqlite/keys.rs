@@ -152,3 +152,35 @@ pub(super) fn delete(connection: &Connection, at: Index, key: &Key) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_wakes_every_watch_once() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        let key = |text| Key::new(text).unwrap();
+        let index = |text| index_of(&connection, &Watched::Key(key(text))).unwrap();
+        let change = |text| {
+            let at = next_index(&connection).unwrap();
+            put(&connection, at, &key(text), b"", None).unwrap();
+            let at = next_index(&connection).unwrap();
+            delete(&connection, at, &key(text)).unwrap();
+            at
+        };
+        let before = index("other");
+        let removed = change("a");
+        assert_eq!(index("a"), removed);
+        for _ in 0..=REMEMBERED {
+            next_index(&connection).unwrap();
+        }
+        let last = change("b");
+        let left: u64 =
+            connection.query_row("SELECT count(*) FROM gone", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 1, "the table of removals is bounded");
+        assert_eq!(index("b"), last);
+        assert!(index("a") == removed && index("other") == removed && removed > before);
+    }
+}

@@ -127,16 +127,20 @@ pub(super) fn acquire(
     value: &[u8],
     session: &SessionId,
 ) -> Result<bool, Failure> {
-    if info(transaction, session)?.is_none() {
-        return Err(Failure::SessionGone(session.clone()));
-    }
-    let held = keys::get(transaction, key)?.and_then(|entry| entry.session);
     let closed: bool = transaction
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM lock_delay WHERE key = ? AND boot = ? AND until_ms > ?)",
         )?
         .query_row(params![key.as_str(), &*now.boot, now.ms], |row| row.get(0))?;
-    if closed || held.is_some_and(|holder| holder != *session) {
+    // in this order, as Consul: during a lock-delay even a session that is gone only hears no
+    if closed {
+        return Ok(false);
+    }
+    if info(transaction, session)?.is_none() {
+        return Err(Failure::SessionGone(session.clone()));
+    }
+    let held = keys::get(transaction, key)?.and_then(|entry| entry.session);
+    if held.is_some_and(|holder| holder != *session) {
         return Ok(false);
     }
     let index = keys::next_index(transaction)?;
@@ -157,4 +161,55 @@ pub(super) fn release(
     let index = keys::next_index(transaction)?;
     keys::put(transaction, index, key, value, None)?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::sqlite::schema;
+
+    fn at(boot: &str, ms: u64) -> Now {
+        Now { boot: boot.into(), ms }
+    }
+
+    #[test]
+    fn a_session_of_an_earlier_boot_is_over_and_closes_nothing() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        let (key, hour) = (Key::new("a").unwrap(), Duration::from_secs(3600));
+        let options = SessionOptions::new("n", hour, Duration::from_secs(60)).unwrap();
+        let before = at("boot 1", 5_000);
+        let transaction = connection.transaction().unwrap();
+        let old = create(&transaction, &before, &options).unwrap();
+        assert!(acquire(&transaction, &before, &key, b"", &old).unwrap());
+        transaction.commit().unwrap();
+        end_expired(&mut connection, &before).unwrap();
+        assert!(info(&connection, &old).unwrap().is_some());
+
+        // the clock since boot begins again, and says less than before
+        let after = at("boot 2", 10);
+        end_expired(&mut connection, &after).unwrap();
+        let transaction = connection.transaction().unwrap();
+        assert!(info(&transaction, &old).unwrap().is_none());
+        let new = create(&transaction, &after, &options).unwrap();
+        assert!(acquire(&transaction, &after, &key, b"", &new).unwrap());
+    }
+
+    #[test]
+    fn a_lock_delay_counts_from_the_end_of_the_session_not_from_the_call_that_saw_it() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        let key = Key::new("a").unwrap();
+        let options =
+            SessionOptions::new("n", Duration::from_secs(10), Duration::from_secs(60)).unwrap();
+        let transaction = connection.transaction().unwrap();
+        let old = create(&transaction, &at("b", 0), &options).unwrap();
+        assert!(acquire(&transaction, &at("b", 0), &key, b"", &old).unwrap());
+        transaction.commit().unwrap();
+        end_expired(&mut connection, &at("b", 50_000)).unwrap();
+        let transaction = connection.transaction().unwrap();
+        let new = create(&transaction, &at("b", 50_000), &options).unwrap();
+        assert!(!acquire(&transaction, &at("b", 69_999), &key, b"", &new).unwrap());
+        assert!(acquire(&transaction, &at("b", 70_000), &key, b"", &new).unwrap());
+    }
 }
