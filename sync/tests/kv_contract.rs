@@ -73,9 +73,9 @@ impl Place for File {
 }
 
 /// A Consul; the cases that do it no harm share one.
-struct Server1(Option<Consul>);
+struct OneServer(Option<Consul>);
 
-impl Server1 {
+impl OneServer {
     fn shared() -> Self {
         Self(None)
     }
@@ -95,7 +95,7 @@ impl Server1 {
     }
 }
 
-impl Place for Server1 {
+impl Place for OneServer {
     const SHORT_OF_TTL: Duration = Duration::from_secs(1);
 
     fn open(&self) -> Arc<dyn Kv> {
@@ -124,7 +124,7 @@ macro_rules! contract {
         #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
         async fn s12_a_consul_keeps_the_contract() {
             let cases = [$((stringify!($name), tokio::spawn(async {
-                $name(&Server1::shared()).await;
+                $name(&OneServer::shared()).await;
             }))),*];
             let mut failed = Vec::new();
             for (name, case) in cases {
@@ -163,7 +163,7 @@ async fn a_file_that_comes_back_empty_is_seen_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consul_that_comes_back_empty_is_seen_so() {
-    a_store_that_comes_back_empty_is_seen_so(&Server1::own()).await;
+    a_store_that_comes_back_empty_is_seen_so(&OneServer::own()).await;
 }
 
 fn key(text: &str) -> Key {
@@ -666,7 +666,7 @@ mod consul {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn silence_is_a_time_out_absence_is_said_and_a_restart_keeps_everything() {
-        let place = Server1::own();
+        let place = OneServer::own();
         let kv = place.client(KvTimeouts { connect_ms: 500, call_ms: 1_000 });
         let [at, lock] = ["outage/at", "outage/lock"].map(key);
         let patient = place.open();
@@ -697,7 +697,7 @@ mod consul {
     /// Consul's default ends a session also when gossip believes its node dead.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_session_rests_on_its_time_to_live_alone() {
-        let place = Server1::shared();
+        let place = OneServer::shared();
         let own = session(&*place.open(), LOCK_DELAY).await;
         let host = place.consul().address().strip_prefix("http://").unwrap();
         let mut stream = std::net::TcpStream::connect(host).unwrap();
