@@ -378,7 +378,11 @@ async fn what_exceeds_a_limit_is_refused_and_changes_nothing(place: &impl Place)
     assert_eq!(committed(&*kv, &many(380_000)).await.len(), TXN_OPS_MAX);
     let one = |bytes: usize| [Op::Set { key: at.clone(), value: vec![255; bytes].into() }];
     committed(&*kv, &one(393_000)).await;
-    assert_eq!(kv.txn(&one(VALUE_BYTES_MAX)).await.unwrap_err().kind, KvErrorKind::TooLarge);
+    for bytes in [394_000, VALUE_BYTES_MAX] {
+        let error = kv.txn(&one(bytes)).await.unwrap_err();
+        assert_eq!(error.kind, KvErrorKind::TooLarge, "{error}");
+        assert!(error.to_string().contains("split"), "{error}");
+    }
     assert_eq!(value(&*kv, &at).await.unwrap().len(), 393_000);
 }
 
@@ -597,8 +601,11 @@ async fn a_watch_that_waits_in_vain_ends(place: &impl Place) {
     committed(&*kv, &[set(&at, "1")]).await;
     for what in [Watched::Key(at), Watched::Below(key("vain"))] {
         let first = kv.watch(&what, None, LONG).await.unwrap();
-        let watch = waiting(&kv, &what, &first, Duration::from_secs(1)).await;
-        assert_eq!(woken(watch).await, first);
+        let begun = Instant::now();
+        let wait = Duration::from_secs(1);
+        assert_eq!(kv.watch(&what, Some(first.index), wait).await.unwrap(), first);
+        let took = begun.elapsed();
+        assert!(took > wait / 2 && took < LONG / 2, "it waited {took:?}, told to wait {wait:?}");
     }
     // what is not there can be watched too: its index is one to wait on
     let none = kv.watch(&Watched::Below(key("vain/none")), None, LONG).await.unwrap();
