@@ -44,7 +44,8 @@ pub struct Entry {
     /// When it was made.
     pub created: Index,
     /// When it was last changed, an acquire, a release and the end of its session included. Read once after an
-    /// acquire it is the holder's fence; a later change by the holder itself makes it grow again.
+    /// acquire it is the holder's fence; a later change by the holder itself makes it grow again. A write or a
+    /// re-acquire that says what was there already leaves it alone.
     pub modified: Index,
     /// Who holds its lock.
     pub session: Option<SessionId>,

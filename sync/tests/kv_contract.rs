@@ -400,6 +400,8 @@ async fn a_lock_has_one_holder_and_a_fence_that_grows(place: &impl Place) {
         held,
         "a refused acquire or release changes nothing"
     );
+    assert!(kv.acquire(&at, "one".into(), &one).await.unwrap(), "by the holder");
+    assert_eq!(kv.get(&at).await.unwrap().unwrap(), held, "what says the same keeps its index");
     assert!(kv.acquire(&at, "one again".into(), &one).await.unwrap(), "by the holder");
     let again = kv.get(&at).await.unwrap().unwrap();
     assert!(again.session.as_ref() == Some(&one) && again.modified > held.modified);
