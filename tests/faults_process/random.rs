@@ -35,16 +35,16 @@ fn s10_random_kills_and_hangs_heal() {
         match random.below(3) {
             0 => {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
-                trough.put(ids[at], versions[at]);
+                trough.put_in_the_end(ids[at], versions[at]);
             }
             1 => {
-                trough.put(ids[at], versions[at]);
+                trough.put_in_the_end(ids[at], versions[at]);
                 std::thread::sleep(Duration::from_millis(random.below(300) as u64));
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
             _ => {
                 let _ = rustix::process::kill_process(pid, Signal::STOP);
-                trough.put(ids[at], versions[at]);
+                trough.put_in_the_end(ids[at], versions[at]);
                 std::thread::sleep(Duration::from_millis(random.below(1500) as u64));
                 let _ = rustix::process::kill_process(pid, Signal::CONT);
             }
