@@ -5,6 +5,8 @@
 //! move for balance lowers the sum of stored²/quota, so moves come to an end. Only segments move whose copies
 //! are all held; the old copy stays until the new one is held.
 
+use std::collections::BTreeSet;
+
 use super::board::{Board, State};
 use super::outcome::MoveReason;
 
@@ -95,9 +97,12 @@ impl Board<'_> {
     /// Moves copies until every node is within the dead band, as far as that can be done.
     pub(super) fn balance(&mut self) {
         let average = self.average();
-        let band = self.rules.settings().dead_band;
-        let bounds = Bounds { average, low: average * (1.0 - band), high: average * (1.0 + band) };
-        if self.within(bounds) {
+        let low = average * (1.0 - self.rules.settings().dead_band);
+        let out = |&(bits, node): &(u64, u16)| {
+            let ratio = f64::from_bits(bits);
+            ratio < low || ratio > self.high(average, node)
+        };
+        if !self.by_ratio.iter().any(out) {
             return;
         }
         let mut lists = vec![Vec::new(); self.loads.len()];
@@ -113,31 +118,33 @@ impl Board<'_> {
             }
         }
         for pass in [Pass::Fitting, Pass::Improving] {
-            self.level(pass, bounds, &lists);
+            self.level(pass, average, &lists);
         }
     }
 
-    fn within(&self, bounds: Bounds) -> bool {
-        let ratio = |entry: Option<&(u64, u16)>| entry.map(|&(bits, _)| f64::from_bits(bits));
-        let least = ratio(self.by_ratio.first());
-        let most = ratio(self.by_ratio.last());
-        least.is_none_or(|least| least >= bounds.low) && most.is_none_or(|most| most <= bounds.high)
+    /// Above this stored/quota a node gives copies away: the dead band, or as much as its largest segment is, for
+    /// whoever has that must have less of the rest and moves would go on for one segment's sake.
+    fn high(&self, average: f64, node: u16) -> f64 {
+        let load = &self.loads[usize::from(node)];
+        let grain = load.largest as f64 / load.quota.max(1) as f64;
+        average * (1.0 + f64::max(self.rules.settings().dead_band, grain))
     }
 
     /// Goes once through the lists of all nodes above the average, always at the fullest.
-    fn level(&mut self, pass: Pass, bounds: Bounds, lists: &[Vec<u32>]) {
+    fn level(&mut self, pass: Pass, average: f64, lists: &[Vec<u32>]) {
+        let low = average * (1.0 - self.rules.settings().dead_band);
         let mut cursors = vec![0_usize; lists.len()];
-        let mut donors: std::collections::BTreeSet<(u64, u16)> = self
-            .by_ratio
-            .iter()
-            .copied()
-            .filter(|&(bits, _)| f64::from_bits(bits) > bounds.average)
-            .collect();
+        let above = |&(bits, _): &(u64, u16)| f64::from_bits(bits) > average;
+        let mut donors: BTreeSet<(u64, u16)> =
+            self.by_ratio.iter().copied().filter(above).collect();
         while let Some((bits, donor)) = donors.pop_last() {
-            let ratio = f64::from_bits(bits);
-            if self.within(bounds) || ratio <= bounds.average {
-                return;
+            let least = self.by_ratio.first().map_or(average, |&(bits, _)| f64::from_bits(bits));
+            let over = f64::from_bits(bits) > self.high(average, donor);
+            // a donor within its bound gives only to those below the band, and only what fits
+            if f64::from_bits(bits) <= average || !(over || pass == Pass::Fitting && least < low) {
+                continue;
             }
+            let bounds = Bounds { average, limit: if over { average } else { low } };
             let cursor = &mut cursors[usize::from(donor)];
             let Some(&segment) = lists[usize::from(donor)].get(*cursor) else { continue };
             *cursor += 1;
@@ -169,8 +176,6 @@ impl Board<'_> {
         if size == 0.0 || (pass == Pass::Fitting && size > surplus) {
             return None;
         }
-        // a donor within the band gives only to those below it
-        let limit = if from.ratio() > bounds.high { bounds.average } else { bounds.low };
         let preferred = self.preferred_nodes(segment);
         let takes = |node: u16| {
             let load = &self.loads[usize::from(node)];
@@ -189,17 +194,17 @@ impl Board<'_> {
                 && (!self.shares_rack(segment, node, Some(donor))
                     || self.shares_rack(segment, donor, Some(donor)))
         };
-        let below = self.by_ratio.iter().take_while(|&&(bits, _)| f64::from_bits(bits) < limit);
+        let below =
+            self.by_ratio.iter().take_while(|&&(bits, _)| f64::from_bits(bits) < bounds.limit);
         let to = below.take(RECEIVERS_MAX).map(|&(_, node)| node).find(|&node| takes(node))?;
         let at = self.copies(segment).iter().position(|copy| copy.node == donor)?;
         Some((at, to))
     }
 }
 
-/// Stored/quota: the average, and the ends of the dead band.
+/// Stored/quota: the average, and below what a node may receive.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     average: f64,
-    low: f64,
-    high: f64,
+    limit: f64,
 }

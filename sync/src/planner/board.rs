@@ -84,6 +84,8 @@ pub(super) struct Load {
     pub(super) used: u64,
     pub(super) future: u64,
     pub(super) before: u64,
+    /// The largest segment that stays there, in bytes.
+    pub(super) largest: u64,
     pub(super) rack: u16,
     /// New copies may go there.
     pub(super) places: bool,
@@ -294,7 +296,9 @@ impl<'a> Board<'a> {
         let row = &mut self.rows[segment];
         row.staying += 1;
         row.proven += u16::from(proven);
-        self.loads[node].used += extra;
+        let load = &mut self.loads[node];
+        load.used += extra;
+        load.largest = load.largest.max(size);
         self.promise(node, size);
     }
 
@@ -452,6 +456,7 @@ fn loads(world: &World, rules: &Rules) -> Vec<Load> {
             used: 0,
             future: 0,
             before: 0,
+            largest: 0,
             // a node without a rack is one of its own, numbered above all named ones
             rack: named + at as u16,
             places,

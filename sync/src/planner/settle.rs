@@ -79,6 +79,7 @@ impl Board<'_> {
                 self.mark(segment, at, State::Leave);
             } else {
                 load.future += size;
+                load.largest = load.largest.max(size);
                 let row = &mut self.rows[segment];
                 row.staying += 1;
                 row.proven += u16::from(copy.has(PROVEN));
