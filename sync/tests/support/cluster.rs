@@ -131,19 +131,10 @@ impl Cluster {
     pub fn cycle(&mut self, rules: &Rules) -> Result<Plan, PlanRefusal> {
         let world = self.world();
         let plan = plan(&world, rules)?;
-        for gone in &plan.retire {
-            let id = world.segment_id(gone.segment);
-            let others = |sim: &&SimNode| {
-                sim.node.name != world.node(gone.node).name
-                    && sim.held.get(id) == self.pool.get(id)
-                    && matches!(sim.written.get(id), Some((_, CopyState::Hold)))
-            };
-            let places = |sim: &&SimNode| sim.node.state == NodeState::Live;
-            let enough = self.copies.min(self.live().filter(places).count());
-            let others = self.live().filter(others).count();
-            let counts = self.roomy && self.pool.contains_key(id);
-            assert!(!counts || others >= enough, "{id} is retired with {others} of {enough} held");
-        }
+        let gone = |gone: &sync::planner::Retire| {
+            (world.node(gone.node).name.clone(), world.segment_id(gone.segment).clone())
+        };
+        let mut going: Vec<_> = plan.retire.iter().map(gone).collect();
         for assignment in &plan.assign {
             let sim = self.nodes.get_mut(&world.node(assignment.node).name).unwrap();
             let line = |e: &sync::planner::Entry| {
@@ -151,9 +142,18 @@ impl Cluster {
             };
             let lines: Lines = assignment.entries.iter().map(line).collect();
             assert_eq!(lines.len(), assignment.entries.len(), "a segment twice on one node");
+            let drains = lines.iter().filter(|(id, (_, state))| {
+                let before = sim.written.get(*id).map(|line| line.1);
+                before != Some(*state) && matches!(state, CopyState::Drain { .. })
+            });
+            let name = &sim.node.name;
+            going.extend(drains.map(|(id, _)| (name.clone(), id.clone())));
             let changed = lines != sim.written;
             assert_eq!(changed, assignment.changed);
             sim.written = lines;
+        }
+        for (name, id) in going {
+            self.others_are_held(&name, &id);
         }
         for sim in self.nodes.values() {
             let used = used(sim);
@@ -162,6 +162,22 @@ impl Cluster {
         }
         self.pulled_bytes += plan.bytes;
         Ok(plan)
+    }
+
+    /// What a line that begins to drain, or is dropped, must find.
+    fn others_are_held(&self, name: &str, id: &SegmentId) {
+        if !self.roomy || !self.pool.contains_key(id) {
+            return;
+        }
+        let others = |sim: &&SimNode| {
+            sim.node.name != name
+                && sim.held.get(id) == self.pool.get(id)
+                && matches!(sim.written.get(id), Some((_, CopyState::Hold | CopyState::Leave)))
+        };
+        let places = |sim: &&SimNode| sim.node.state == NodeState::Live;
+        let enough = self.copies.min(self.live().filter(places).count());
+        let others = self.live().filter(others).count();
+        assert!(others >= enough, "{id} goes from {name} with {others} of {enough} held");
     }
 
     fn live(&self) -> impl Iterator<Item = &SimNode> {
