@@ -18,6 +18,7 @@
 mod balance;
 mod board;
 mod hash;
+mod load;
 mod outcome;
 mod place;
 mod rules;

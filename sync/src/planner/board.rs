@@ -10,9 +10,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use fsd::segment::Stamp;
 
+use super::load::{self, Load};
 use super::outcome::{Figures, Move, MoveReason, Unplaced, Why};
 use super::rules::Rules;
-use super::world::{CopyState, NodeKey, NodeState, SegmentKey, World};
+use super::world::{CopyState, NodeKey, SegmentKey, World};
 
 const NONE: u32 = u32::MAX;
 
@@ -77,45 +78,6 @@ pub(super) struct Row {
 
 pub(super) const NO_RULE: u8 = u8::MAX;
 
-/// One node.
-#[derive(Debug)]
-pub(super) struct Load {
-    pub(super) quota: u64,
-    pub(super) used: u64,
-    pub(super) future: u64,
-    pub(super) before: u64,
-    /// The largest segment that stays there, in bytes.
-    pub(super) largest: u64,
-    pub(super) rack: u16,
-    /// New copies may go there.
-    pub(super) places: bool,
-    /// Its copies count towards those asked for.
-    pub(super) counts: bool,
-    /// It answers now: what it reports can be relied on.
-    pub(super) reachable: bool,
-}
-
-impl Load {
-    pub(super) fn ratio(&self) -> f64 {
-        if self.quota == 0 { 0.0 } else { self.future as f64 / self.quota as f64 }
-    }
-
-    /// Bytes that may still be promised, whether or not something must drain first.
-    pub(super) fn room_later(&self) -> u64 {
-        self.quota.saturating_sub(self.future)
-    }
-
-    /// Bytes by which what is to stay is above the quota.
-    pub(super) fn room_over(&self) -> u64 {
-        self.future.saturating_sub(self.quota)
-    }
-
-    /// Bytes that may be loaded now.
-    pub(super) fn room_now(&self) -> u64 {
-        self.quota.saturating_sub(self.used.max(self.future))
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Board<'a> {
     pub(super) world: &'a World,
@@ -140,7 +102,7 @@ pub(super) struct Board<'a> {
 impl<'a> Board<'a> {
     pub(super) fn new(world: &'a World, rules: &'a Rules) -> Self {
         let cold = world.nodes.iter().all(|view| view.entries.is_empty());
-        let loads = loads(world, rules);
+        let loads = load::all(world, rules);
         let places = || loads.iter().filter(|load| load.places);
         let mut board = Self {
             world,
@@ -436,42 +398,6 @@ fn rows(world: &World, rules: &Rules) -> Vec<Row> {
         row.target = rule.map_or(rules.settings().copies, |rule| rules.rules()[rule].copies);
     }
     rows
-}
-
-fn loads(world: &World, rules: &Rules) -> Vec<Load> {
-    let mut racks: HashMap<&str, u16> = HashMap::new();
-    let named = world.nodes.len() as u16;
-    let load = |(at, view): (usize, &'_ super::world::NodeView)| {
-        let (places, counts, reachable) = match view.node.state {
-            NodeState::Live => (true, true, true),
-            NodeState::Returning => (false, true, true),
-            NodeState::Decommissioning => (false, false, true),
-            NodeState::Lost { since_ms } => {
-                let lost_ms = world.now_ms.saturating_sub(since_ms);
-                (false, lost_ms < rules.settings().lost_grace_ms, false)
-            }
-        };
-        Load {
-            quota: view.node.quota_bytes,
-            used: 0,
-            future: 0,
-            before: 0,
-            largest: 0,
-            // a node without a rack is one of its own, numbered above all named ones
-            rack: named + at as u16,
-            places,
-            counts,
-            reachable,
-        }
-    };
-    let mut loads: Vec<_> = world.nodes.iter().enumerate().map(load).collect();
-    for (load, view) in loads.iter_mut().zip(&world.nodes) {
-        if let Some(rack) = view.node.rack.as_deref() {
-            let next = racks.len() as u16;
-            load.rack = *racks.entry(rack).or_insert(next);
-        }
-    }
-    loads
 }
 
 fn preferred(world: &World, rules: &Rules) -> Vec<Vec<u16>> {

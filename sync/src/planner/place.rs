@@ -6,8 +6,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::board::{Board, Copy, HELD, HELD_WANTED, Load, State, TOLD_WANTED};
+use super::board::{Board, Copy, HELD, HELD_WANTED, State, TOLD_WANTED};
 use super::hash;
+use super::load::Load;
 use super::outcome::{MoveReason, Why};
 use super::settle::Demand;
 use super::shortage::Shortage;

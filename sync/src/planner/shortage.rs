@@ -42,7 +42,7 @@ impl Shortage {
         let size = board.size(segment);
         let places = || board.loads.iter().filter(|load| load.places);
         // room only shrinks while copies are placed
-        self.room_now_max = places().map(super::board::Load::room_now).max().unwrap_or(0);
+        self.room_now_max = places().map(super::load::Load::room_now).max().unwrap_or(0);
         if places().all(|load| load.quota < size) {
             return Why::TooLarge;
         }

@@ -113,7 +113,7 @@ impl Board<'_> {
         figures.copies_unplaced = self.unplaced.iter().map(|left| u64::from(left.copies)).sum();
         let average = self.average();
         let places = self.loads.iter().filter(|load| load.places);
-        let most = places.map(super::board::Load::ratio).fold(0.0, f64::max);
+        let most = places.map(super::load::Load::ratio).fold(0.0, f64::max);
         self.figures.max_over_average = if average > 0.0 { most / average } else { 0.0 };
     }
 
@@ -126,7 +126,7 @@ impl Board<'_> {
                 *leave.entry(from).or_default() += one.bytes;
             }
         }
-        let figures = |(at, load): (usize, &super::board::Load)| {
+        let figures = |(at, load): (usize, &super::load::Load)| {
             let node = NodeKey(at as u16);
             NodeFigures {
                 node,
