@@ -1,5 +1,5 @@
-//! Plans for 1,000,000 segments with 2 copies on 100 nodes: unchanged, with a node joined, with a node left, and
-//! from nothing. Prints the processor time of each plan and the most memory the process ever had.
+//! Plans for 1,000,000 segments with 2 copies on 100 nodes: unchanged, with a node joined, with a node left,
+//! from nothing, and with half the quota. Prints the processor time of each plan and the most memory the process ever had.
 //!
 //! `cargo run --release -p sync --example plan_bench [SEGMENTS] [NODES]`
 
@@ -117,6 +117,14 @@ fn main() {
     let joined = follow(&unchanged, &first, &pool, more);
     measure("joined", &joined, &rules);
     drop(joined);
+
+    let mut smaller = nodes.clone();
+    for node in &mut smaller {
+        node.quota_bytes /= 2;
+    }
+    let over_full = follow(&unchanged, &first, &pool, smaller);
+    measure("over-full", &over_full, &rules);
+    drop(over_full);
 
     let mut fewer = nodes;
     fewer[3].state = NodeState::Decommissioning;

@@ -36,7 +36,7 @@ impl Board<'_> {
         let first = |demand: &Demand| if roomy { self.size(demand.segment) } else { 0 };
         let turn = |demand: Demand| Reverse((Reverse(first(&demand)), demand));
         let mut missing: Demands = missing.into_iter().map(turn).collect();
-        let mut shortage = Shortage::new(self);
+        let mut shortage = Shortage::new();
         while let Some(Reverse((_, demand))) = missing.pop() {
             if let Err(why) = self.place(&demand, &mut shortage, &mut missing) {
                 self.report(demand.segment, why);

@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 
 use super::board::{Board, State, TOLD_WANTED};
+use super::load::Load;
 use super::outcome::Why;
 use super::place::Demands;
 use super::settle::Demand;
@@ -22,13 +23,15 @@ pub(super) struct Shortage {
     pub(super) room_now_max: u64,
     tries: u32,
     /// For each node the segments that stay there, the least important last; made when first needed.
-    by_order: Vec<Option<Vec<u32>>>,
+    by_order: Vec<Vec<u32>>,
+    /// No node will have more room when all has drained.
+    room_later_max: u64,
 }
 
 impl Shortage {
-    pub(super) fn new(board: &Board<'_>) -> Self {
-        let by_order = vec![None; board.loads.len()];
-        Self { room_now_max: u64::MAX, tries: 0, by_order }
+    pub(super) fn new() -> Self {
+        let by_order = Vec::new();
+        Self { room_now_max: u64::MAX, tries: 0, by_order, room_later_max: u64::MAX }
     }
 
     /// Sees to it that there will be room for `demand`, and says why there is none now.
@@ -40,9 +43,13 @@ impl Shortage {
     ) -> Why {
         let segment = demand.segment;
         let size = board.size(segment);
+        if self.tries >= TRIES_MAX && size > self.room_later_max {
+            return Why::NoRoom;
+        }
         let places = || board.loads.iter().filter(|load| load.places);
         // room only shrinks while copies are placed
-        self.room_now_max = places().map(super::load::Load::room_now).max().unwrap_or(0);
+        self.room_now_max = places().map(Load::room_now).max().unwrap_or(0);
+        self.room_later_max = places().map(Load::room_later).max().unwrap_or(0);
         if places().all(|load| load.quota < size) {
             return Why::TooLarge;
         }
@@ -60,6 +67,9 @@ impl Shortage {
             return Why::NoRoom;
         }
         self.tries += 1;
+        if self.by_order.is_empty() {
+            self.by_order = orders(board);
+        }
         let mut best: Option<(Demand, u16, Vec<usize>)> = None;
         for node in nodes {
             let Some(victims) = self.victims(board, demand, node, size) else { continue };
@@ -79,6 +89,7 @@ impl Shortage {
             }
         }
         board.promise(usize::from(node), size);
+        self.room_later_max = u64::MAX;
         Why::RoomDrains
     }
 
@@ -94,7 +105,7 @@ impl Shortage {
         if load.quota < size {
             return None;
         }
-        let list = self.by_order[usize::from(node)].get_or_insert_with(|| order(board, node));
+        let list = &mut self.by_order[usize::from(node)];
         while list.last().is_some_and(|&s| staying_at(board, s as usize, node).is_none()) {
             list.pop();
         }
@@ -121,13 +132,13 @@ impl Shortage {
 impl Board<'_> {
     /// Where a quota became smaller than what is to stay: the least important copies leave, and are missing.
     pub(super) fn shed(&mut self, missing: &mut Vec<Demand>) {
-        for node in 0..self.loads.len() as u16 {
-            let load = |board: &Self| board.loads[usize::from(node)].room_over();
-            if !self.loads[usize::from(node)].places || load(self) == 0 {
-                continue;
-            }
-            for segment in order(self, node).into_iter().rev() {
-                if load(self) == 0 {
+        let over = |load: &Load| load.places && load.room_over() > 0;
+        if !self.loads.iter().any(over) {
+            return;
+        }
+        for (node, list) in (0_u16..).zip(orders(self)) {
+            for segment in list.into_iter().rev() {
+                if !over(&self.loads[usize::from(node)]) {
                     break;
                 }
                 let segment = segment as usize;
@@ -153,11 +164,16 @@ fn staying_at(board: &Board<'_>, segment: usize, node: u16) -> Option<usize> {
         .position(|copy| copy.node == node && copy.state == State::Hold && copy.has(TOLD_WANTED))
 }
 
-fn order(board: &Board<'_>, node: u16) -> Vec<u32> {
-    let mut list: Vec<_> = (0..board.rows.len())
-        .filter(|&segment| staying_at(board, segment, node).is_some())
-        .map(|segment| (rank(board, segment), segment as u32))
-        .collect();
-    list.sort_unstable();
-    list.into_iter().map(|(_, segment)| segment).collect()
+/// For each node the segments that stay there, the most important first.
+fn orders(board: &Board<'_>) -> Vec<Vec<u32>> {
+    let mut lists = vec![Vec::new(); board.loads.len()];
+    for segment in 0..board.world.in_pool {
+        for copy in board.copies(segment).iter().filter(|copy| copy.state == State::Hold) {
+            lists[usize::from(copy.node)].push(segment as u32);
+        }
+    }
+    for list in &mut lists {
+        list.sort_by_cached_key(|&segment| rank(board, segment as usize));
+    }
+    lists
 }
