@@ -4,6 +4,7 @@ pub mod clock;
 pub mod incarnation;
 pub mod local;
 pub mod metrics;
+pub mod planner;
 pub mod pool;
 pub mod publish;
 pub mod pull;
