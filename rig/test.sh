@@ -24,7 +24,7 @@ cargo build --workspace --all-targets --features failpoints || exit 1
 jq -r --arg root "$PWD" 'select(.reason == "compiler-artifact" and .profile.test and .executable)
     | (.manifest_path | rtrimstr("/Cargo.toml")) as $directory
     | (if $directory == $root then "trough" else ($directory | split("/") | last) end) as $package
-    | "\($package)/\(.target.name)\(if .target.kind[0] == "test" then "" else "-unit" end) \($directory) \(.executable)"' \
+    | "\($package)/\(.target.name)\({test: "", bin: "-bin-unit"}[.target.kind[0]] // "-unit") \($directory) \(.executable)"' \
     "$WORK/built" | grep -E -- "${SUITES:-.}" >"$WORK/suites"
 slow='faults|publish|store_contract|mount_suite|cache_kill|cache_power|cache_model'
 { grep -E "$slow" "$WORK/suites"; grep -vE "$slow" "$WORK/suites"; } >"$WORK/ordered"

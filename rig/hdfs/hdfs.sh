@@ -126,6 +126,17 @@ launch() { # WHO
     echo $! >"$dir/$1/pid"
 }
 
+# Stops a process and waits until each of its threads stands still: one that runs may still answer.
+stand_still() { # PID
+    kill -STOP "$1"
+    local try
+    for ((try = 0; try < 500; try++)); do
+        grep -L '^State:.T' /proc/"$1"/task/*/status 2>/dev/null | grep -q . || return 0
+        sleep 0.01
+    done
+    fail "process $1 does not stop"
+}
+
 terminate() { # WHO
     alive "$1" || return 0
     local pid
@@ -278,7 +289,7 @@ esac
 case $verb in
     stop) stop_all ;;
     status) for who in $(everyone); do alive "$who" && echo "$who $(pid_of "$who")" || echo "$who down"; done ;;
-    pause) alive "$1" && kill -STOP "$(pid_of "$1")" ;;
+    pause) alive "$1" && stand_still "$(pid_of "$1")" ;;
     resume) alive "$1" && kill -CONT "$(pid_of "$1")" ;;
     kill) terminate "$1" ;;
     restart) terminate "$1"; launch "$1"; wait_ready ;;

@@ -5,6 +5,7 @@ pub mod incarnation;
 pub mod kv;
 pub mod local;
 pub mod metrics;
+pub mod planner;
 pub mod pool;
 pub mod publish;
 pub mod pull;

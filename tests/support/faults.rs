@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{BINARY, PATIENCE, Trough, text};
+use crate::support::{BINARY, PATIENCE, Trough, text, until};
 
 /// Waits and periods so short that a fault and its repair fit into a test.
 pub const SHORT: &str = "
@@ -85,11 +85,21 @@ pub fn send(pid: Pid, signal: Signal) {
 pub struct Stopped(Pid);
 
 impl Stopped {
-    /// Stops it.
+    /// Stops it, and waits until each of its threads stands still: one that runs may still answer a question.
     #[track_caller]
     pub fn new(pid: Pid) -> Self {
         send(pid, Signal::STOP);
-        Self(pid)
+        let stopped = Self(pid);
+        until("every thread stands still", || {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            tasks.map(|task| task.unwrap().path().join("stat")).all(|stat| {
+                // the state follows the name, which stands in brackets; a thread that is gone stands still too
+                std::fs::read_to_string(stat).map_or(true, |text| {
+                    text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+                })
+            })
+        });
+        stopped
     }
 }
 
