@@ -17,6 +17,7 @@ log_bytes_max=$((64 << 20))
 rig/deps.sh test || exit 1
 PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 rig/hdfs/hdfs.sh fetch || exit 1
+rig/consul/consul.sh fetch || exit 1
 cargo build --workspace --all-targets --features failpoints || exit 1
 mkdir -p "$(dirname "$log")"
 : >"$log"

@@ -16,9 +16,13 @@ export WORK
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/trough-test.XXXXXX")
 trap 'rm -rf "$WORK"' EXIT
 
+# where no test of this version ran yet this builds Consul, which takes as long as building trough
+rig/consul/consul.sh fetch >"$WORK/consul" 2>&1 &
+consul=$!
 echo "building"
 cargo test --workspace --features failpoints --no-run --message-format=json-render-diagnostics >"$WORK/built" || exit 1
 cargo build --workspace --all-targets --features failpoints || exit 1
+wait "$consul" || { cat "$WORK/consul" >&2; exit 1; }
 
 # NAME DIRECTORY PROGRAM of every test program, those that take longest first
 jq -r --arg root "$PWD" 'select(.reason == "compiler-artifact" and .profile.test and .executable)
@@ -26,7 +30,7 @@ jq -r --arg root "$PWD" 'select(.reason == "compiler-artifact" and .profile.test
     | (if $directory == $root then "trough" else ($directory | split("/") | last) end) as $package
     | "\($package)/\(.target.name)\({test: "", bin: "-bin-unit"}[.target.kind[0]] // "-unit") \($directory) \(.executable)"' \
     "$WORK/built" | grep -E -- "${SUITES:-.}" >"$WORK/suites"
-slow='faults|publish|store_contract|mount_suite|cache_kill|cache_power|cache_model'
+slow='faults|publish|store_contract|kv_contract|mount_suite|cache_kill|cache_power|cache_model'
 { grep -E "$slow" "$WORK/suites"; grep -vE "$slow" "$WORK/suites"; } >"$WORK/ordered"
 [ -s "$WORK/ordered" ] || { echo "no suite is called ${SUITES:-anything}" >&2; exit 1; }
 

@@ -3,5 +3,6 @@
 //! Everything panics on failure with what was missing: this is test support, and a test that cannot have its
 //! real part has failed.
 
+pub mod consul;
 pub mod hdfs;
 pub mod soak;

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod incarnation;
+pub mod kv;
 pub mod local;
 pub mod metrics;
 pub mod planner;

@@ -1,0 +1,261 @@
+#!/usr/bin/env bash
+# A real Consul for tests and demonstrations: one server on loopback, with its data on the disk.
+#
+#   consul.sh fetch                        builds the version that go.mod pins, once, into the user's cache
+#   consul.sh start DIR [OWNER_PID]        ready when it returns; DIR/env says where. With OWNER_PID all of it
+#                                          ends, and DIR goes, when that process is gone
+#   consul.sh start-secure DIR [OWNER_PID] the same with ACLs (DIR/token may do all) and mutual TLS (DIR/tls/)
+#   consul.sh stop DIR                     ends every process; the data stays
+#   consul.sh status DIR                   what runs
+#   consul.sh pause|resume|kill DIR WHO    SIGSTOP, SIGCONT, SIGKILL; WHO is server-1
+#   consul.sh restart DIR WHO              kills it where it runs, starts it with its data, waits until it is ready
+#   consul.sh empty DIR                    a fresh, empty Consul on the same ports
+#
+# `stop` uses SIGKILL: what Consul acknowledged is in its log, and an orderly leave is another test's matter.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+version=$(sed -n 's:^require github.com/hashicorp/consul v\(.*\)$:\1:p' "$here/go.mod")
+go_wanted=$(sed -n 's:^go \(.*\)$:\1:p' "$here/go.mod")
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/trough/consul-$version
+consul=$cache/consul
+servers=1
+ready_s=${CONSUL_RIG_READY_S:-90}
+
+fail() { echo "consul.sh: $*" >&2; exit 1; }
+
+# A Go of at least 1.21 fetches the one that Consul wants by itself, through the module proxy.
+need_go() {
+    PATH=$PATH:/usr/local/go/bin
+    if ! command -v go >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "consul.sh: installing golang-go" >&2
+        { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq golang-go ||
+            { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq golang-go; }; } >&2
+    fi
+    local advice="install Go $go_wanted or later (https://go.dev/doc/install), or put a consul $version at $consul"
+    command -v go >/dev/null || fail "go is missing: $advice"
+    local found
+    found=$(go env GOVERSION | sed 's/^go//')
+    [ "$(printf '1.21\n%s\n' "$found" | sort -V | head -n 1)" = 1.21 ] ||
+        fail "Go $found is too old to build Consul $version: $advice"
+}
+
+fetch() {
+    [ -x "$consul" ] && return
+    need_go
+    mkdir -p "$cache"
+    exec 9>"$cache/fetch.lock"
+    flock 9
+    if [ ! -x "$consul" ]; then
+        echo "consul.sh: building Consul $version into $cache (8 minutes on two cores, once)" >&2
+        # go.sum has every hash; GONOSUMDB, because Consul's own sub-modules are missing from the checksum database
+        (cd "$here" && GOTOOLCHAIN=auto GOFLAGS=-mod=readonly GONOSUMDB=github.com/hashicorp/consul CGO_ENABLED=0 \
+            nice -n 10 go build -buildvcs=false -trimpath -ldflags='-s -w' -o "$consul.part" \
+            github.com/hashicorp/consul) >&2 || fail "Consul $version could not be built; see above"
+        mv "$consul.part" "$consul"
+    fi
+    exec 9>&-
+}
+
+everyone() { seq -f 'server-%g' 1 "$servers"; }
+
+# What a secure Consul has besides: certificates that it makes itself, and a token.
+secure() {
+    mkdir -p "$dir/tls"
+    (cd "$dir/tls" && "$consul" tls ca create && "$consul" tls cert create -server -dc dc1 &&
+        "$consul" tls cert create -client -dc dc1) >"$dir/tls/log" 2>&1 ||
+        { cat "$dir/tls/log" >&2; fail "the certificates could not be made"; }
+    cat /proc/sys/kernel/random/uuid >"$dir/token"
+}
+
+configure() { # WHO
+    mkdir -p "$dir/$1/conf"
+    local https=-1
+    if [ -f "$dir/token" ]; then
+        https=$https_port
+        cat >"$dir/$1/conf/secure.json" <<JSON
+{
+  "acl": {
+    "enabled": true, "default_policy": "deny",
+    "tokens": { "initial_management": "$(cat "$dir/token")", "agent": "$(cat "$dir/token")" }
+  },
+  "tls": {
+    "https": {
+      "ca_file": "$dir/tls/consul-agent-ca.pem",
+      "cert_file": "$dir/tls/dc1-server-consul-0.pem", "key_file": "$dir/tls/dc1-server-consul-0-key.pem",
+      "verify_incoming": true
+    }
+  }
+}
+JSON
+    fi
+    cat >"$dir/$1/conf/consul.json" <<JSON
+{
+  "server": true,
+  "bootstrap_expect": $servers,
+  "node_name": "$1",
+  "data_dir": "$dir/$1/data",
+  "bind_addr": "127.0.0.1",
+  "client_addr": "127.0.0.1",
+  "ports": {
+    "http": $http_port, "dns": $dns_port, "server": $((http_port + 2)), "serf_lan": $((http_port + 3)),
+    "serf_wan": -1, "grpc": -1, "grpc_tls": -1, "https": $https
+  },
+  "performance": { "raft_multiplier": 1 },
+  "limits": { "http_max_conns_per_client": 1000 },
+  "connect": { "enabled": false },
+  "disable_update_check": true,
+  "leave_on_terminate": false,
+  "log_level": "INFO"
+}
+JSON
+}
+
+pid_of() { cat "$dir/$1/pid" 2>/dev/null || true; }
+
+alive() { # WHO; the pid must still be a process with our directory on its command line
+    local pid
+    pid=$(pid_of "$1")
+    [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/$1/conf"
+}
+
+launch() { # WHO
+    (GOMAXPROCS=2 exec "$consul" agent -config-dir "$dir/$1/conf" </dev/null >>"$dir/$1/log" 2>&1) 9>&- &
+    echo $! >"$dir/$1/pid"
+}
+
+terminate() { # WHO
+    alive "$1" || return 0
+    kill -KILL "$(pid_of "$1")" 2>/dev/null || true
+    while alive "$1"; do sleep 0.02; done
+    rm -f "$dir/$1/pid"
+}
+
+# HTTP by bash alone: curl is not everywhere.
+get() { # PATH
+    timeout 5 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" &&
+        printf "GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\nX-Consul-Token: %s\r\n\r\n" "$1" "$2" >&3 &&
+        cat <&3' "$http_port" "$1" "$(cat "$dir/token" 2>/dev/null)" 2>/dev/null
+}
+
+# It has a leader, and each server is in the catalogue: before that no session can be made.
+ready() {
+    local who
+    get /v1/status/leader | grep -q '^"127' || return 1
+    for who in $(everyone); do get "/v1/health/node/$who?consistent" | grep -q '"Status":"passing"' || return 1; done
+}
+
+wait_ready() {
+    local deadline=$((SECONDS + ready_s)) who
+    until ready; do
+        for who in $(everyone); do
+            alive "$who" && continue
+            tail -n 30 "$dir/$who/log" >&2
+            echo "consul.sh: $who ended while starting; its log is $dir/$who/log" >&2
+            return 1
+        done
+        if [ $SECONDS -ge $deadline ]; then
+            for who in $(everyone); do echo "== $who" >&2; tail -n 15 "$dir/$who/log" >&2; done
+            echo "consul.sh: Consul below $dir was not ready within $ready_s s" >&2
+            return 1
+        fi
+        sleep 0.1
+    done
+}
+
+free_ports() { # COUNT: the first of COUNT ports in a row, below the range that the kernel hands out itself
+    local first port
+    while :; do
+        first=$((10000 + RANDOM % 20000))
+        for port in $(seq "$first" $((first + $1 - 1))); do
+            (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && continue 2
+        done
+        echo "$first"
+        return
+    done
+}
+
+choose_ports() {
+    http_port=$(free_ports 5)
+    dns_port=$((http_port + 1)) https_port=$((http_port + 4))
+    cat >"$dir/env" <<ENV
+http_port=$http_port
+dns_port=$dns_port
+https_port=$https_port
+CONSUL_HTTP_ADDR=http://127.0.0.1:$http_port
+ENV
+}
+
+launch_all() {
+    local who
+    for who in $(everyone); do launch "$who"; done
+}
+
+stop_all() {
+    local who
+    for who in $(everyone); do terminate "$who"; done
+}
+
+started_at() { cut -d' ' -f22 "/proc/$1/stat" 2>/dev/null || true; }
+
+# Ends the rig when the process that asked for it is gone, however it went.
+watchdog() { # OWNER_PID; its start time tells it from a later process of the same number
+    local born
+    born=$(started_at "$1")
+    (
+        exec 9>&-
+        while [ -n "$born" ] && [ "$(started_at "$1")" = "$born" ] && [ -f "$dir/env" ]; do sleep 0.3; done
+        stop_all
+        rm -rf "$dir"
+    ) </dev/null >/dev/null 2>&1 &
+}
+
+start() { # [OWNER_PID]
+    local who attempt
+    fetch
+    for who in $(everyone); do
+        alive "$who" && fail "$who of $dir runs already; stop it first"
+    done
+    for attempt in 1 2 3; do # another process may take a port between the look and the bind
+        if [ ! -f "$dir/env" ] || [ "$attempt" -gt 1 ]; then choose_ports; else . "$dir/env"; fi
+        [ "$attempt" -gt 1 ] || [ -z "${1:-}" ] || watchdog "$1"
+        for who in $(everyone); do configure "$who"; done
+        launch_all
+        wait_ready && return
+        stop_all
+        grep -q 'address already in use' "$dir"/*/log || break
+    done
+    fail "Consul could not be started below $dir"
+}
+
+verb=${1:-help}
+if [ "$verb" = fetch ]; then fetch; exit; fi
+[ $# -ge 2 ] || { sed -n '2,/^set /p' "$0" | sed '$d;s/^# \{0,1\}//'; exit 2; }
+mkdir -p "$2"
+dir=$(cd "$2" && pwd)
+shift 2
+case $verb in
+    start) start "$@"; exit ;;
+    start-secure) fetch; secure; start "$@"; exit ;;
+esac
+[ -f "$dir/env" ] || fail "$dir has no Consul; start it first"
+. "$dir/env"
+case ${1:-} in
+    server-[1-9]) ;;
+    *) case $verb in pause | resume | kill | restart) fail "$verb needs server-1..$servers" ;; esac ;;
+esac
+case $verb in
+    stop) stop_all ;;
+    status) for who in $(everyone); do alive "$who" && echo "$who $(pid_of "$who")" || echo "$who down"; done ;;
+    pause) alive "$1" && kill -STOP "$(pid_of "$1")" ;;
+    resume) alive "$1" && kill -CONT "$(pid_of "$1")" ;;
+    kill) terminate "$1" ;;
+    restart) terminate "$1"; launch "$1"; wait_ready ;;
+    empty)
+        stop_all
+        for who in $(everyone); do rm -rf "$dir/$who/data"; done
+        launch_all
+        wait_ready
+        ;;
+    *) fail "unknown verb $verb" ;;
+esac

@@ -1,0 +1,291 @@
+//! The store of keys in one SQLite file, for the processes of one machine.
+//!
+//! Invariants: every change is one IMMEDIATE transaction that is on the disk when it is acknowledged
+//! (`synchronous=FULL`), so an index that was handed out is not handed out again after a power cut; a session's
+//! time is counted on the clock since boot, with the boot it was made in, so a session of an earlier boot is over;
+//! whatever is asked, sessions whose time is over are ended first; a file that was removed or replaced is opened
+//! anew, and its emptiness is seen as a Consul's would be.
+//!
+//! Left out: more than one machine (SQLite's locks do not hold over network file systems).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+
+use super::limits::{check_txn, check_value, too_large};
+use super::{
+    ANSWER_BYTES_MAX, Consistency, Entry, Index, Key, Kv, KvError, KvErrorKind, KvTimeouts, Op,
+    SessionId, SessionInfo, SessionOptions, Snapshot, Txn, WATCH_WAIT_MAX, Watched,
+};
+
+mod file;
+mod keys;
+mod schema;
+mod sessions;
+mod transaction;
+
+use file::File;
+
+/// How often a watch looks: a quarter of what a person notices, and 20 short reads a second.
+const WATCH_POLL: Duration = Duration::from_millis(50);
+
+/// Time since the machine started, its sleep included.
+type SinceBoot = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// The store of keys in a file. Cloning is cheap.
+#[derive(Clone)]
+pub struct SqliteKv {
+    path: Arc<Path>,
+    file: Arc<Mutex<File>>,
+    since_boot: SinceBoot,
+    timeouts: KvTimeouts,
+}
+
+impl std::fmt::Debug for SqliteKv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SqliteKv").field(&self.path).finish()
+    }
+}
+
+/// What failed inside a call; becomes a [`KvError`] with its address.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("{0}")]
+    Io(String),
+    #[error("{0}")]
+    Malformed(String),
+    #[error("session {0} ended; make a new one")]
+    SessionGone(SessionId),
+    #[error("the answer has more than {ANSWER_BYTES_MAX} bytes; ask for less at once")]
+    TooLarge,
+}
+
+impl Failure {
+    fn kind(&self) -> KvErrorKind {
+        match self {
+            Self::Sqlite(error) => match error.sqlite_error_code() {
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => KvErrorKind::TimedOut,
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                    KvErrorKind::Malformed
+                }
+                Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => KvErrorKind::Denied,
+                _ => KvErrorKind::Unavailable,
+            },
+            Self::Io(_) => KvErrorKind::Unavailable,
+            Self::Malformed(_) => KvErrorKind::Malformed,
+            Self::SessionGone(_) => KvErrorKind::SessionGone,
+            Self::TooLarge => KvErrorKind::TooLarge,
+        }
+    }
+}
+
+/// When a call runs, for what it says of sessions.
+struct Now {
+    boot: Arc<str>,
+    ms: u64,
+}
+
+impl SqliteKv {
+    /// Opens the store at `path`, or makes it, and brings its schema up to date. `since_boot` is the clock of
+    /// the sessions: [`crate::clock::since_boot`], the same for every process.
+    pub fn open(
+        path: impl Into<PathBuf>,
+        since_boot: impl Fn() -> Duration + Send + Sync + 'static,
+        timeouts: KvTimeouts,
+    ) -> Result<Self, KvError> {
+        let path: Arc<Path> = path.into().into();
+        let file = File::open(path.clone(), timeouts.call()).map_err(|failure| KvError {
+            kind: failure.kind(),
+            attempted: "open",
+            target: path.display().to_string(),
+            reason: failure.to_string(),
+        })?;
+        let file = Arc::new(Mutex::new(file));
+        Ok(Self { path, file, since_boot: Arc::new(since_boot), timeouts })
+    }
+
+    async fn on<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        call: impl FnOnce(&mut File, &Now) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, KvError> {
+        let (file, since_boot) = (self.file.clone(), self.since_boot.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            let mut file = file.lock().expect("no code panics while it holds the file");
+            // the time is told when the file is ours: waiting for it must not make a session live longer
+            let now = Now { boot: file.boot(), ms: ms(since_boot()) };
+            call(&mut file, &now)
+        });
+        let limit = self.timeouts.call();
+        let (kind, reason) = match tokio::time::timeout(limit, task).await {
+            Ok(Ok(Ok(value))) => return Ok(value),
+            Ok(Ok(Err(failure))) => (failure.kind(), failure.to_string()),
+            Ok(Err(join)) => (KvErrorKind::Unavailable, join.to_string()),
+            Err(_) => {
+                (KvErrorKind::TimedOut, format!("no answer within {limit:?}; is the disk well?"))
+            }
+        };
+        Err(KvError { kind, attempted, target: self.address(), reason })
+    }
+
+    /// Runs `call` on one snapshot, with sessions whose time is over ended before.
+    async fn read<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        call: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, KvError> {
+        self.on(attempted, move |file, now| snapshot(file.connection()?, now, call)).await
+    }
+
+    /// Runs `call` in an IMMEDIATE transaction, with sessions whose time is over ended before, and commits it.
+    async fn write<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        call: impl FnOnce(&Transaction<'_>, &Now) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, KvError> {
+        self.on(attempted, move |file, now| {
+            let connection = file.connection()?;
+            sessions::end_expired(connection, now)?;
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = call(&transaction, now)?;
+            transaction.commit()?;
+            Ok(value)
+        })
+        .await
+    }
+}
+
+fn snapshot<T>(
+    connection: &mut Connection,
+    now: &Now,
+    call: impl FnOnce(&Connection) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    if sessions::any_expired(connection, now)? {
+        sessions::end_expired(connection, now)?;
+    }
+    let transaction = connection.transaction()?;
+    call(&transaction)
+}
+
+fn look(connection: &Connection, what: &Watched) -> Result<Snapshot, Failure> {
+    let index = keys::index_of(connection, what)?;
+    let entries = match what {
+        Watched::Key(key) => keys::get(connection, key)?.into_iter().collect(),
+        Watched::Below(key) => keys::list(connection, key)?,
+    };
+    Ok(Snapshot { index, entries })
+}
+
+/// A duration in whole milliseconds, cut to what SQLite keeps.
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(i64::MAX as u64)
+}
+
+#[async_trait]
+impl Kv for SqliteKv {
+    fn address(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, KvError> {
+        let key = key.clone();
+        self.read("read a key", move |connection| keys::get(connection, &key)).await
+    }
+
+    async fn list(&self, below: &Key, _: Consistency) -> Result<Vec<Entry>, KvError> {
+        let below = below.clone();
+        self.read("list keys", move |connection| keys::list(connection, &below)).await
+    }
+
+    async fn watch(
+        &self,
+        what: &Watched,
+        after: Option<Index>,
+        wait: Duration,
+    ) -> Result<Snapshot, KvError> {
+        let deadline = tokio::time::Instant::now() + wait.min(WATCH_WAIT_MAX);
+        let mut since = None;
+        loop {
+            let over = after.is_none() || tokio::time::Instant::now() >= deadline;
+            let what = what.clone();
+            let (opened, found) = self
+                .on("watch keys", move |file, now| {
+                    let opened = file.opened()?;
+                    // another file is news, whatever its index; so is an index that went back
+                    let replaced = since.is_some_and(|since| since != opened);
+                    let found = snapshot(file.connection()?, now, |connection| {
+                        let changed = Some(keys::index_of(connection, &what)?) != after;
+                        let news = over || replaced || changed;
+                        news.then(|| look(connection, &what)).transpose()
+                    })?;
+                    Ok((opened, found))
+                })
+                .await?;
+            if let Some(snapshot) = found {
+                return Ok(snapshot);
+            }
+            since = Some(opened);
+            tokio::time::sleep_until(deadline.min(tokio::time::Instant::now() + WATCH_POLL)).await;
+        }
+    }
+
+    async fn txn(&self, ops: &[Op]) -> Result<Txn, KvError> {
+        let attempted = "commit a transaction";
+        check_txn(ops).map_err(|reason| too_large(attempted, self.address(), reason))?;
+        let ops = ops.to_vec();
+        self.on(attempted, move |file, now| {
+            let connection = file.connection()?;
+            sessions::end_expired(connection, now)?;
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let outcome = transaction::run(&transaction, &ops)?;
+            match outcome {
+                Txn::Committed(_) => transaction.commit()?,
+                Txn::Refused(_) => transaction.rollback()?,
+            }
+            Ok(outcome)
+        })
+        .await
+    }
+
+    async fn create_session(&self, options: &SessionOptions) -> Result<SessionId, KvError> {
+        let options = options.clone();
+        self.write("make a session", move |t, now| sessions::create(t, now, &options)).await
+    }
+
+    async fn renew_session(&self, session: &SessionId) -> Result<Duration, KvError> {
+        let session = session.clone();
+        self.write("renew a session", move |t, now| sessions::renew(t, now, &session)).await
+    }
+
+    async fn destroy_session(&self, session: &SessionId) -> Result<(), KvError> {
+        let session = session.clone();
+        self.write("end a session", move |t, now| sessions::destroy(t, now, &session)).await
+    }
+
+    async fn session(&self, session: &SessionId) -> Result<Option<SessionInfo>, KvError> {
+        let session = session.clone();
+        self.read("read a session", move |connection| sessions::info(connection, &session)).await
+    }
+
+    async fn acquire(&self, key: &Key, value: Bytes, session: &SessionId) -> Result<bool, KvError> {
+        let attempted = "take a lock";
+        check_value(&value).map_err(|reason| too_large(attempted, self.address(), reason))?;
+        let (key, session) = (key.clone(), session.clone());
+        self.write(attempted, move |t, now| sessions::acquire(t, now, &key, &value, &session)).await
+    }
+
+    async fn release(&self, key: &Key, value: Bytes, session: &SessionId) -> Result<bool, KvError> {
+        let attempted = "give a lock back";
+        check_value(&value).map_err(|reason| too_large(attempted, self.address(), reason))?;
+        let (key, session) = (key.clone(), session.clone());
+        self.write(attempted, move |t, _| sessions::release(t, &key, &value, &session)).await
+    }
+}
