@@ -15,6 +15,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/../process.sh"
 version=$(sed -n 's:^require github.com/hashicorp/consul v\(.*\)$:\1:p' "$here/go.mod")
 go_wanted=$(sed -n 's:^go \(.*\)$:\1:p' "$here/go.mod")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/trough/consul-$version
@@ -247,7 +248,7 @@ esac
 case $verb in
     stop) stop_all ;;
     status) for who in $(everyone); do alive "$who" && echo "$who $(pid_of "$who")" || echo "$who down"; done ;;
-    pause) alive "$1" && kill -STOP "$(pid_of "$1")" ;;
+    pause) alive "$1" && stand_still "$(pid_of "$1")" ;;
     resume) alive "$1" && kill -CONT "$(pid_of "$1")" ;;
     kill) terminate "$1" ;;
     restart) terminate "$1"; launch "$1"; wait_ready ;;

@@ -16,6 +16,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/../process.sh"
 version=$(sed -n 's:.*<hadoop.version>\(.*\)</hadoop.version>.*:\1:p' "$here/pom.xml")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/trough/hadoop-$version
 lib=$cache/lib
@@ -124,17 +125,6 @@ launch() { # WHO
     fi
     (java_for "$1" "$heap" "$class" </dev/null >>"$dir/$1/log" 2>&1) 9>&- &
     echo $! >"$dir/$1/pid"
-}
-
-# Stops a process and waits until each of its threads stands still: one that runs may still answer.
-stand_still() { # PID
-    kill -STOP "$1"
-    local try
-    for ((try = 0; try < 500; try++)); do
-        grep -L '^State:.T' /proc/"$1"/task/*/status 2>/dev/null | grep -q . || return 0
-        sleep 0.01
-    done
-    fail "process $1 does not stop"
 }
 
 terminate() { # WHO
