@@ -146,7 +146,7 @@ pub fn sequential(place: &Place) -> anyhow::Result<Vec<Outcome>> {
         Ok(time)
     };
     let what = format!("sequential read of {mib} MiB, dropped from the page cache");
-    let cold = both.compare(&what, 1.1, place.size(9, 3), cold, speed)?;
+    let cold = both.compare(&what, 1.1, place.size(25, 3), cold, speed)?;
     Ok(vec![warm, cold])
 }
 
