@@ -25,7 +25,8 @@ ready_s=${CONSUL_RIG_READY_S:-90}
 
 fail() { echo "consul.sh: $*" >&2; exit 1; }
 
-# A Go of at least 1.21 fetches the one that Consul wants by itself, through the module proxy.
+# A Go of at least 1.21 fetches the one that Consul wants by itself, through the module proxy. An older one, as Debian
+# 12 has it, is told to: a toolchain is a module like any other, but for the permissions of its programs.
 need_go() {
     PATH=$PATH:/usr/local/go/bin
     if ! command -v go >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -37,17 +38,32 @@ need_go() {
     command -v go >/dev/null || fail "go is missing: $advice"
     local found
     found=$(go env GOVERSION | sed 's/^go//')
-    [ "$(printf '1.21\n%s\n' "$found" | sort -V | head -n 1)" = 1.21 ] ||
-        fail "Go $found is too old to build Consul $version: $advice"
+    [ "$(printf '1.21\n%s\n' "$found" | sort -V | head -n 1)" = 1.21 ] && return
+    local own=$cache/go-$go_wanted
+    if [ ! -x "$own/bin/go" ]; then
+        echo "consul.sh: fetching Go $go_wanted, for $found is too old to build Consul" >&2
+        local module
+        module=golang.org/toolchain@v0.0.1-go$go_wanted.linux-$(go env GOARCH)
+        # outside of any module, so that nothing but the download is asked of the old one
+        (cd / && go mod download "$module") >&2 || fail "Go $go_wanted could not be fetched: $advice"
+        rm -rf "$own.part"
+        mkdir -p "$cache"
+        cp -r "$(go env GOMODCACHE)/$module" "$own.part"
+        chmod -R u+w "$own.part"
+        find "$own.part/bin" "$own.part/pkg/tool" -type f -exec chmod +x {} +
+        mv "$own.part" "$own"
+    fi
+    unset GOROOT
+    PATH=$own/bin:$PATH
 }
 
 fetch() {
     [ -x "$consul" ] && return
-    need_go
     mkdir -p "$cache"
     exec 9>"$cache/fetch.lock"
     flock 9
     if [ ! -x "$consul" ]; then
+        need_go
         echo "consul.sh: building Consul $version into $cache (8 minutes on two cores, once)" >&2
         # go.sum has every hash; GONOSUMDB, because Consul's own sub-modules are missing from the checksum database
         (cd "$here" && GOTOOLCHAIN=auto GOFLAGS=-mod=readonly GONOSUMDB=github.com/hashicorp/consul CGO_ENABLED=0 \
