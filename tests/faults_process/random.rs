@@ -44,9 +44,15 @@ fn s10_random_kills_and_hangs_heal() {
             }
             _ => {
                 let _ = rustix::process::kill_process(pid, Signal::STOP);
-                trough.put_in_the_end(ids[at], versions[at]);
-                std::thread::sleep(Duration::from_millis(random.below(1500) as u64));
-                let _ = rustix::process::kill_process(pid, Signal::CONT);
+                let stopped = Duration::from_millis(random.below(1500) as u64);
+                std::thread::scope(|scope| {
+                    // it may stand still in the middle of its change to the registry, which the put waits for
+                    scope.spawn(|| {
+                        std::thread::sleep(stopped);
+                        let _ = rustix::process::kill_process(pid, Signal::CONT);
+                    });
+                    trough.put_in_the_end(ids[at], versions[at]);
+                });
             }
         }
         if random.below(2) == 0 {

@@ -259,7 +259,7 @@ impl Trough {
         assert!(output.status.success(), "put {id}: {}{}", text(&output.stderr), self.log());
     }
 
-    /// The same, again and again where it says that nothing was published: under faults the lock may be lost.
+    /// The same, again and again where it says so: under faults the lock may be lost, or the registry held.
     #[track_caller]
     pub fn put_in_the_end(&self, id: &str, n: i64) {
         let deadline = Instant::now() + PATIENCE;
@@ -269,12 +269,13 @@ impl Trough {
                 return;
             }
             let said = text(&output.stderr);
-            let again = said.contains("nothing was published, try again");
+            let again = said.contains("try again");
             assert!(again && Instant::now() < deadline, "put {id}: {said}{}", self.log());
         }
     }
 
-    fn try_put(&self, id: &str, n: i64) -> Output {
+    /// One `trough put` of such a file, whatever comes of it.
+    pub fn try_put(&self, id: &str, n: i64) -> Output {
         let file = self.dir().join(format!("{id}.source"));
         let _ = std::fs::remove_file(&file);
         let connection = rusqlite::Connection::open(&file).unwrap();

@@ -49,10 +49,21 @@ impl std::fmt::Debug for SqliteRegistry {
 /// What failed inside a call; becomes a [`RegistryError`] with its address.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    #[error("another process held it for {BUSY:?}; see whether one of trough hangs, and try again")]
+    Busy,
     #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(rusqlite::Error),
     #[error("{0}")]
     Said(String),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy) => Self::Busy,
+            _ => Self::Sqlite(error),
+        }
+    }
 }
 
 impl SqliteRegistry {
@@ -67,9 +78,9 @@ impl SqliteRegistry {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|e| {
             error(format!("{e} at /proc/sys/kernel/random/boot_id; is /proc mounted?"))
         })?;
-        let mut writer = connect(&path).map_err(|e| error(e.to_string()))?;
+        let mut writer = connect(&path).map_err(|e| error(Failure::from(e).to_string()))?;
         schema::migrate(&mut writer).map_err(|e| error(e.to_string()))?;
-        let reader = connect(&path).map_err(|e| error(e.to_string()))?;
+        let reader = connect(&path).map_err(|e| error(Failure::from(e).to_string()))?;
         Ok(Self {
             boot: boot.trim().into(),
             reader: Arc::new(Mutex::new(reader)),
@@ -301,5 +312,27 @@ impl Registry for SqliteRegistry {
             Ok(())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_stopped_in_the_middle_of_a_change_keeps_nobody_from_opening_and_reading()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.sqlite");
+        drop(SqliteRegistry::open(&path).unwrap());
+        let mut stopped = connect(&path).unwrap();
+        let held = stopped.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        // with a write among it this would wait until it is given up
+        let registry = SqliteRegistry::open(&path).unwrap();
+        assert_eq!(registry.pool_meta().await.unwrap(), None);
+        let error = registry.begin_incarnation(1).await.unwrap_err();
+        assert!(error.to_string().contains("try again"), "{error}");
+        drop(held);
+        assert!(registry.begin_incarnation(1).await.unwrap());
     }
 }

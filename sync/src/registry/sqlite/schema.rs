@@ -26,8 +26,13 @@ const STEPS: &[&str] = &["
     ) STRICT, WITHOUT ROWID;
 "];
 
-/// Brings the file to the newest version in one transaction.
+/// Brings the file to the newest version in one transaction. Where it is there already nothing is written, so that
+/// a process which stopped in the middle of its own change holds up nobody who only opens the registry.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), Failure> {
+    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == STEPS.len() {
+        return Ok(());
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let steps = STEPS.get(found..).ok_or_else(|| {
