@@ -12,4 +12,5 @@ pub mod pull;
 pub mod quota;
 pub mod registry;
 pub mod seal;
+mod sqlite_file;
 pub mod store;

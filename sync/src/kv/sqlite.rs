@@ -21,6 +21,7 @@ use super::{
     ANSWER_BYTES_MAX, Consistency, Entry, Index, Key, Kv, KvError, KvErrorKind, KvTimeouts, Op,
     SessionId, SessionInfo, SessionOptions, Snapshot, Txn, WATCH_WAIT_MAX, Watched,
 };
+use crate::sqlite_file::SqliteFileError;
 
 mod file;
 mod keys;
@@ -55,7 +56,7 @@ impl std::fmt::Debug for SqliteKv {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[from] SqliteFileError),
     #[error("{0}")]
     Io(String),
     #[error("{0}")]
@@ -66,11 +67,18 @@ enum Failure {
     TooLarge,
 }
 
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error.into())
+    }
+}
+
 impl Failure {
     fn kind(&self) -> KvErrorKind {
         match self {
-            Self::Sqlite(error) => match error.sqlite_error_code() {
-                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => KvErrorKind::TimedOut,
+            Self::Sqlite(SqliteFileError::Busy(_)) => KvErrorKind::TimedOut,
+            Self::Sqlite(SqliteFileError::Newer { .. }) => KvErrorKind::Malformed,
+            Self::Sqlite(SqliteFileError::Sqlite(error)) => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                     KvErrorKind::Malformed
                 }

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fsd::segment::SegmentId;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::{
     Acquired, Epoch, Lookup, PoolChange, PoolMeta, PoolRow, Registry, RegistryError, WriteLock,
 };
 use crate::clock::since_boot;
+use crate::sqlite_file::{self, SqliteFileError};
 
 mod rows;
 mod schema;
@@ -49,20 +50,15 @@ impl std::fmt::Debug for SqliteRegistry {
 /// What failed inside a call; becomes a [`RegistryError`] with its address.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("another process held it for {BUSY:?}; see whether one of trough hangs, and try again")]
-    Busy,
     #[error(transparent)]
-    Sqlite(rusqlite::Error),
+    Sqlite(#[from] SqliteFileError),
     #[error("{0}")]
     Said(String),
 }
 
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseBusy) => Self::Busy,
-            _ => Self::Sqlite(error),
-        }
+        Self::Sqlite(error.into())
     }
 }
 
@@ -78,9 +74,9 @@ impl SqliteRegistry {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|e| {
             error(format!("{e} at /proc/sys/kernel/random/boot_id; is /proc mounted?"))
         })?;
-        let mut writer = connect(&path).map_err(|e| error(Failure::from(e).to_string()))?;
-        schema::migrate(&mut writer).map_err(|e| error(e.to_string()))?;
-        let reader = connect(&path).map_err(|e| error(Failure::from(e).to_string()))?;
+        let connect = || sqlite_file::open(&path, BUSY, schema::STEPS);
+        let writer = connect().map_err(|e| error(e.to_string()))?;
+        let reader = connect().map_err(|e| error(e.to_string()))?;
         Ok(Self {
             boot: boot.trim().into(),
             reader: Arc::new(Mutex::new(reader)),
@@ -133,17 +129,6 @@ impl SqliteRegistry {
         };
         self.on(attempted, &self.writer, call).await
     }
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
-    Ok(connection)
 }
 
 fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<u64>> {
@@ -320,19 +305,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_process_that_stopped_in_the_middle_of_a_change_keeps_nobody_from_opening_and_reading()
-     {
+    async fn a_process_that_stopped_in_a_change_keeps_nobody_from_opening_and_reading() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.sqlite");
         drop(SqliteRegistry::open(&path).unwrap());
-        let mut stopped = connect(&path).unwrap();
-        let held = stopped.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        let stopped = rusqlite::Connection::open(&path).unwrap();
+        stopped.execute_batch("BEGIN IMMEDIATE").unwrap();
         // with a write among it this would wait until it is given up
         let registry = SqliteRegistry::open(&path).unwrap();
         assert_eq!(registry.pool_meta().await.unwrap(), None);
         let error = registry.begin_incarnation(1).await.unwrap_err();
         assert!(error.to_string().contains("try again"), "{error}");
-        drop(held);
+        drop(stopped);
         assert!(registry.begin_incarnation(1).await.unwrap());
     }
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use super::{Failure, schema};
+use crate::sqlite_file;
 
 /// Device and inode: which file it is.
 type Identity = (u64, u64);
@@ -60,14 +61,7 @@ impl File {
 }
 
 fn connect(path: &Path, busy: Duration) -> Result<(Connection, Identity), Failure> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(busy)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
-    schema::migrate(&mut connection)?;
+    let connection = sqlite_file::open(path, busy, schema::STEPS)?;
     let identity =
         identity(path).map_err(|e| Failure::Io(format!("{e} at the file just opened")))?;
     Ok((connection, identity))

@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn what_is_forgotten_wakes_every_watch_once() {
         let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection).unwrap();
+        crate::sqlite_file::migrate(&mut connection, schema::STEPS).unwrap();
         let key = |text| Key::new(text).unwrap();
         let index = |text| index_of(&connection, &Watched::Key(key(text))).unwrap();
         let change = |text| {

@@ -1,16 +1,12 @@
 //! The tables, and the steps from an older version to this one (S11).
 
-use rusqlite::{Connection, TransactionBehavior};
-
-use super::Failure;
-
 /// Key in `meta`: the index of the newest change.
 pub(super) const INDEX: &str = "index";
 /// Key in `meta`: the highest index of a removed key that is no longer in `gone`.
 pub(super) const FORGOTTEN: &str = "forgotten";
 
-/// Step `n` leads from version `n` (`PRAGMA user_version`) to `n + 1`. Steps are added, never changed.
-const STEPS: &[&str] = &["
+/// The steps of [`crate::sqlite_file`].
+pub(super) const STEPS: &[&str] = &["
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     INSERT INTO meta VALUES ('index', 1), ('forgotten', 1);
     CREATE TABLE kv (
@@ -27,20 +23,3 @@ const STEPS: &[&str] = &["
     CREATE TABLE lock_delay (key TEXT PRIMARY KEY, boot TEXT NOT NULL, until_ms INTEGER NOT NULL)
         STRICT, WITHOUT ROWID;
 "];
-
-/// Brings the file to the newest version in one transaction.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), Failure> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let found: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let steps = STEPS.get(found..).ok_or_else(|| {
-        let known = STEPS.len();
-        Failure::Malformed(format!(
-            "its version is {found}, and this trough knows {known}; upgrade trough"
-        ))
-    })?;
-    for step in steps {
-        transaction.execute_batch(step)?;
-    }
-    transaction.pragma_update(None, "user_version", STEPS.len())?;
-    Ok(transaction.commit()?)
-}

@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_session_of_an_earlier_boot_is_over_and_closes_nothing() {
         let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection).unwrap();
+        crate::sqlite_file::migrate(&mut connection, schema::STEPS).unwrap();
         let (key, hour) = (Key::new("a").unwrap(), Duration::from_secs(3600));
         let options = SessionOptions::new("n", hour, Duration::from_secs(60)).unwrap();
         let before = at("boot 1", 5_000);
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_lock_delay_counts_from_the_end_of_the_session_not_from_the_call_that_saw_it() {
         let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection).unwrap();
+        crate::sqlite_file::migrate(&mut connection, schema::STEPS).unwrap();
         let key = Key::new("a").unwrap();
         let options =
             SessionOptions::new("n", Duration::from_secs(10), Duration::from_secs(60)).unwrap();
