@@ -80,6 +80,8 @@ LOG
         property dfs.heartbeat.interval 1
         property dfs.namenode.heartbeat.recheck-interval 1000
         property dfs.namenode.redundancy.interval.seconds 1s
+        # a copy that did not come about is tried again after this, not after five minutes
+        property dfs.namenode.reconstruction.pending.timeout-sec 5
         property dfs.namenode.safemode.extension 0
         property dfs.namenode.safemode.min.datanodes "$datanodes"
         property dfs.namenode.datanode.registration.ip-hostname-check false
@@ -256,7 +258,7 @@ blocks() { # PATH
     answer=$(get "/webhdfs/v1$1?op=GET_BLOCK_LOCATIONS") || fail "the NameNode does not answer"
     for id in $(grep -o '"blockId":[0-9]*' <<<"$answer" | cut -d: -f2 | sort -un); do
         for n in $(seq 1 "$datanodes"); do
-            find "$dir/datanode-$n/data" -name "blk_$id" 2>/dev/null | while read -r file; do
+            find "$dir/datanode-$n/data" -path '*/finalized/*' -name "blk_$id" 2>/dev/null | while read -r file; do
                 echo "datanode-$n $file"
             done
         done

@@ -157,12 +157,12 @@ impl Hdfs {
     }
 
     /// Flips one byte in the middle of each block of the file at `path` on the named DataNodes. A slow DataNode may
-    /// get its replica only after the file was closed: that is waited for.
+    /// get its replica only after the file was closed, and not from one whose byte is flipped: so it is waited for
+    /// that all have theirs.
     pub fn flip_byte(&self, path: &str, datanodes: &[u8]) {
         let deadline = Instant::now() + REPLICATION_PATIENCE;
         let mut blocks = self.blocks(path);
-        while let Some(node) =
-            datanodes.iter().find(|node| !blocks.iter().any(|(of, _)| of == *node))
+        while let Some(node) = (1..=DATANODES).find(|node| !blocks.iter().any(|(of, _)| of == node))
         {
             let late = Instant::now() > deadline;
             assert!(!late, "datanode-{node} has no block of {path}: {blocks:?}");
