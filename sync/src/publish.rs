@@ -27,10 +27,12 @@ use crate::registry::{Acquired, Epoch, Registry, RegistryError};
 use crate::seal::SealError;
 use crate::store::{Store, StoreError, StorePath};
 
+mod copy;
 mod lease;
 mod prepare;
 mod stage;
 
+use copy::Room;
 use lease::Lease;
 use stage::Staging;
 
@@ -44,14 +46,22 @@ pub struct PublishSettings {
     pub prepare_concurrency: usize,
     /// How long a write lock outlives a publisher that died.
     pub lock_ttl_s: u64,
-    /// Where copies are made and checked before they go; `None` is the system's temporary directory. It needs
-    /// room for `concurrency` segments.
+    /// Memory, in bytes, that the copies of segments take together while they are checked and sent; one that finds
+    /// no room in it goes through a file.
+    pub memory_bytes: u64,
+    /// Where those files are; `None` is the system's temporary directory. It needs room for `concurrency` segments.
     pub temp_dir: Option<PathBuf>,
 }
 
 impl Default for PublishSettings {
     fn default() -> Self {
-        Self { concurrency: 32, prepare_concurrency: 4, lock_ttl_s: 60, temp_dir: None }
+        Self {
+            concurrency: 32,
+            prepare_concurrency: 4,
+            lock_ttl_s: 60,
+            memory_bytes: 512 << 20,
+            temp_dir: None,
+        }
     }
 }
 
@@ -146,6 +156,14 @@ pub enum PublishError {
         /// Why.
         source: StoreError,
     },
+    /// The copy could not be read again on its way.
+    #[error("cannot read the copy of {id} that was checked: {error}; look at `publish.temp_dir`")]
+    Copy {
+        /// The segment.
+        id: SegmentId,
+        /// What came back.
+        error: std::io::Error,
+    },
     /// The copy could not be written to the staging directory.
     #[error("cannot write {id} to the deep store")]
     Upload {
@@ -207,6 +225,7 @@ impl PublishError {
             Self::HeldBy { .. } => "held",
             Self::Fenced { .. } => "fenced",
             Self::Stage { .. } => "stage",
+            Self::Copy { .. } => "copy",
             Self::Upload { .. } => "upload",
             Self::ReadBack { .. } => "read_back",
             Self::Differs { .. } => "differs",
@@ -230,6 +249,7 @@ struct Inner {
     holder: String,
     on_progress: OnProgress,
     preparing: Semaphore,
+    room: Arc<Room>,
     incarnation: OnceCell<u64>,
 }
 
@@ -243,9 +263,10 @@ impl Publisher {
         on_progress: OnProgress,
     ) -> Self {
         let preparing = Semaphore::new(settings.prepare_concurrency.max(1));
+        let room = Arc::new(Room::new(settings.memory_bytes, settings.temp_dir.clone()));
         let incarnation = OnceCell::new();
         let inner =
-            Inner { store, registry, settings, holder, on_progress, preparing, incarnation };
+            Inner { store, registry, settings, holder, on_progress, preparing, room, incarnation };
         Self { inner: Arc::new(inner) }
     }
 
@@ -292,7 +313,7 @@ impl Publisher {
         let prepared = {
             // never closed, so a refusal cannot come; without a permit there is just no limit
             let _permit = inner.preparing.acquire().await.ok();
-            prepare::prepare(source, inner.settings.temp_dir.clone()).await?
+            prepare::prepare(source, inner.room.clone()).await?
         };
         self.tell(id, Progress::Prepared(prepared.length));
         crash_point("put.prepared");
@@ -332,13 +353,24 @@ impl Publisher {
     ) -> Result<Publication, PublishError> {
         let fenced_before = staging.open().await?;
         let path = StorePath::published(id);
-        let (digest, stamp) =
+        let digest = prepared.digest;
+        let stamp =
             staging.upload(prepared, |bytes| self.tell(id, Progress::Uploaded(bytes))).await?;
         crash_point("put.staged-data");
-        staging.read_back(&digest, |bytes| self.tell(id, Progress::ReadBack(bytes))).await?;
-        crash_point("put.read-back");
-        staging.seal(&prepared.seal(id, digest, stamp)).await?;
-        crash_point("put.staged-seal");
+        let seal = prepared.seal(id, stamp);
+        let read_back = async {
+            staging.read_back(&digest, |bytes| self.tell(id, Progress::ReadBack(bytes))).await?;
+            crash_point("put.read-back");
+            Ok(())
+        };
+        let sealed = async {
+            staging.seal(&seal).await?;
+            crash_point("put.staged-seal");
+            Ok(())
+        };
+        // side by side, for both wait for HDFS; neither is broken off, so that none comes after the clearing up
+        let (read_back, sealed) = tokio::join!(read_back, sealed);
+        read_back.and(sealed)?;
         staging.publish(&path, fenced_before).await?;
         let epoch = staging.epoch();
         Ok(Publication { id: id.clone(), path, version: Version { stamp, digest }, epoch })

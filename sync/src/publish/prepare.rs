@@ -1,30 +1,26 @@
-//! A private, checked copy of the source, in the form in which segments are published: one file, no WAL.
+//! A private copy of the source that was checked, and what its seal says of it.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use fsd::segment::{Digest, SegmentId, Stamp};
-use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
-use tempfile::TempPath;
+use rusqlite::Connection;
 
 use super::PublishError;
+use super::copy::{Content, Room, copy, page_size};
 use crate::seal::{FORMAT, Seal};
 
-/// How long a copy waits for a writer that holds the source exclusively.
-const BUSY: Duration = Duration::from_secs(30);
-/// The pause between two looks at such a source.
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How many damages are told of.
 const PROBLEMS: usize = 3;
 
-/// A copy that may be published; the file goes when this is dropped.
+/// A copy that may be published.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    pub file: TempPath,
+    pub content: Content,
     pub length: u64,
+    /// Of the copy as it was checked; what goes to the deep store must have it.
+    pub digest: Digest,
     page_size: u32,
     schema_blake3: Digest,
     rows: BTreeMap<String, u64>,
@@ -32,13 +28,13 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// The seal of this copy once it lies in the deep store with `stamp`.
-    pub(super) fn seal(&self, id: &SegmentId, digest: Digest, stamp: Stamp) -> Seal {
+    pub(super) fn seal(&self, id: &SegmentId, stamp: Stamp) -> Seal {
         Seal {
             format: FORMAT,
             id: id.clone(),
             length: stamp.length,
             mtime_ms: stamp.mtime_ms,
-            blake3: digest,
+            blake3: self.digest,
             page_size: self.page_size,
             schema_blake3: self.schema_blake3,
             rows: self.rows.clone(),
@@ -50,81 +46,30 @@ impl Prepared {
 
 /// Copies `source` through SQLite's backup API, so that one snapshot is taken whoever writes meanwhile, and
 /// checks the copy.
-pub(super) async fn prepare(
-    source: PathBuf,
-    temp_dir: Option<PathBuf>,
-) -> Result<Prepared, PublishError> {
+pub(super) async fn prepare(source: PathBuf, room: Arc<Room>) -> Result<Prepared, PublishError> {
     let path = source.clone();
     let task = tokio::task::spawn_blocking(move || {
         let failed = |reason: String| PublishError::Source { path: source.clone(), reason };
-        let temp_dir = temp_dir.unwrap_or_else(std::env::temp_dir);
-        let file = tempfile::Builder::new()
-            .prefix("trough-put-")
-            .suffix(".sqlite")
-            .tempfile_in(&temp_dir)
-            .map_err(|e| failed(format!("no temporary file in {}: {e}", temp_dir.display())))?
-            .into_temp_path();
-        let copy = copy(&source, &file).map_err(failed)?;
-        let problems = integrity(&copy).map_err(|e| failed(e.to_string()))?;
-        if !problems.is_empty() {
-            return Err(PublishError::Damaged { path: source, problems: problems.join("; ") });
-        }
-        let (schema_blake3, rows) = content(&copy).map_err(|e| failed(e.to_string()))?;
-        drop(copy);
-        let (length, page_size) = form(&file).map_err(failed)?;
-        Ok(Prepared { file, length, page_size, schema_blake3, rows })
+        let (content, seen) = copy(&source, &room, look).map_err(failed)?;
+        let (schema_blake3, rows) = seen.map_err(|problems| PublishError::Damaged {
+            path: source.clone(),
+            problems: problems.join("; "),
+        })?;
+        let (length, page_size) = form(&content).map_err(failed)?;
+        let digest = content.digest().map_err(|e| failed(e.to_string()))?;
+        Ok(Prepared { content, length, digest, page_size, schema_blake3, rows })
     });
     task.await.unwrap_or_else(|e| Err(PublishError::Source { path, reason: e.to_string() }))
 }
 
-fn copy(source: &Path, file: &Path) -> Result<Connection, String> {
-    let metadata = std::fs::metadata(source).map_err(|e| e.to_string())?;
-    if !metadata.is_file() {
-        return Err("it is not a file".to_owned());
-    }
-    // SQLite would take it as a database without tables; it is rather a name mistyped or a copy cut short
-    if metadata.len() == 0 {
-        return Err("it is empty; put a table into it first".to_owned());
-    }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let from = Connection::open_with_flags(source, flags).map_err(|e| e.to_string())?;
-    let mut to = Connection::open(file).map_err(|e| e.to_string())?;
-    // the copy is thrown away if this process dies
-    to.pragma_update(None, "synchronous", "off").map_err(|e| e.to_string())?;
-    {
-        let backup = Backup::new(&from, &mut to).map_err(|e| e.to_string())?;
-        let started = std::time::Instant::now();
-        loop {
-            // all pages in one step are one snapshot
-            match backup.step(-1).map_err(|e| hint(&e))? {
-                StepResult::Done => break,
-                StepResult::More => {}
-                StepResult::Busy | StepResult::Locked if started.elapsed() < BUSY => {
-                    std::thread::sleep(BUSY_PAUSE);
-                }
-                _ => return Err(format!("a writer held it locked for {BUSY:?}; try again")),
-            }
-        }
-    }
-    let mode: String = to
-        .pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0))
-        .map_err(|e| hint(&e))?;
-    if mode != "delete" {
-        return Err(format!("the copy stays in journal mode {mode}"));
-    }
-    Ok(to)
-}
+/// The hash of the schema, and the rows of each ordinary table; or what is damaged.
+type Seen = Result<(Digest, BTreeMap<String, u64>), Vec<String>>;
 
-fn hint(error: &rusqlite::Error) -> String {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => {
-            format!("{error}; it is no SQLite database, or an encrypted one")
-        }
-        Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::CannotOpen) => format!(
-            "{error}; a database left by a crash is recovered by opening it once with sqlite3, and one in \
-             WAL mode needs a directory that can be written"
-        ),
-        _ => error.to_string(),
+fn look(copy: &Connection) -> Result<Seen, String> {
+    let problems = integrity(copy).map_err(|e| e.to_string())?;
+    match problems.is_empty() {
+        true => content(copy).map(Ok).map_err(|e| e.to_string()),
+        false => Ok(Err(problems)),
     }
 }
 
@@ -146,7 +91,6 @@ fn corrupt(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt)
 }
 
-/// The hash of the schema, and the rows of each ordinary table.
 fn content(copy: &Connection) -> rusqlite::Result<(Digest, BTreeMap<String, u64>)> {
     let mut hasher = blake3::Hasher::new();
     let mut tables = Vec::new();
@@ -175,21 +119,13 @@ fn content(copy: &Connection) -> rusqlite::Result<(Digest, BTreeMap<String, u64>
 }
 
 /// Length and page size, after a look at the header: what is published opens without a WAL.
-fn form(file: &Path) -> Result<(u64, u32), String> {
-    let length = std::fs::metadata(file).map_err(|e| e.to_string())?.len();
-    let mut header = [0; 20];
-    std::fs::File::open(file)
-        .and_then(|mut file| file.read_exact(&mut header))
-        .map_err(|e| e.to_string())?;
-    // SQLite file format, section 1.3: a page size of 1 means 65536
-    let page_size = match u32::from(header[16]) << 8 | u32::from(header[17]) {
-        1 => 65_536,
-        size => size,
-    };
-    match (&header[18..], page_size) {
-        ([1, 1], 512..) if length.is_multiple_of(page_size.into()) => Ok((length, page_size)),
-        _ => Err(format!(
-            "its copy of {length} bytes with pages of {page_size} has a header that is not right"
+fn form(content: &Content) -> Result<(u64, u32), String> {
+    let length = content.length().map_err(|e| e.to_string())?;
+    let header = content.header().map_err(|e| e.to_string())?;
+    match (page_size(&header), &header[18..20]) {
+        (Some(size), [1, 1]) if length.is_multiple_of(size.into()) => Ok((length, size)),
+        (size, _) => Err(format!(
+            "its copy of {length} bytes with pages of {size:?} has a header that is not right"
         )),
     }
 }

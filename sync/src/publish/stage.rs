@@ -1,9 +1,6 @@
 //! The staging directory of one epoch, and the way from there to the final path (DESIGN.md 9).
 
-use std::fs::File;
-use std::io::Read;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fsd::failpoint::crash_point;
 use fsd::segment::{Digest, SegmentId, Stamp};
 use futures::StreamExt;
@@ -66,40 +63,27 @@ impl<'a> Staging<'a> {
         self.store.stat(&StorePath::published(self.id)).await.map_err(failed)
     }
 
-    /// Writes the copy; its digest, and length and mtime as the store has them.
+    /// Writes the copy; length and mtime as the store has them.
     pub(super) async fn upload(
         &self,
         prepared: &Prepared,
         wrote: impl Fn(u64),
-    ) -> Result<(Digest, Stamp), PublishError> {
+    ) -> Result<Stamp, PublishError> {
         let failed = |source| PublishError::Upload { id: self.id.clone(), source };
         let target = self.data().map_err(failed)?;
-        let local = |error: std::io::Error| {
-            let path = prepared.file.to_path_buf();
-            PublishError::Source { path, reason: format!("the copy cannot be read: {error}") }
-        };
-        let mut file = File::open(&prepared.file).map_err(local)?;
-        let mut hasher = blake3::Hasher::new();
+        let local = |error| PublishError::Copy { id: self.id.clone(), error };
+        let mut pieces = prepared.content.open().map_err(local)?;
         let mut writer = self.store.create(&target).await.map_err(failed)?;
         let mut left = prepared.length;
         while left > 0 {
             let want = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-            let task = tokio::task::spawn_blocking(move || {
-                let mut piece = BytesMut::zeroed(want);
-                file.read_exact(&mut piece)?;
-                hasher.update(&piece);
-                Ok((file, hasher, piece.freeze()))
-            });
-            let read = task.await.unwrap_or_else(|join| Err(std::io::Error::other(join)));
-            let piece;
-            (file, hasher, piece) = read.map_err(local)?;
+            let piece = pieces.next(want).await.map_err(local)?;
             writer.write(piece).await.map_err(failed)?;
             left -= want as u64;
             wrote(want as u64);
         }
         writer.close().await.map_err(failed)?;
-        let stamp = self.staged_stamp(&target, prepared.length).await?;
-        Ok((Digest::from(hasher.finalize()), stamp))
+        self.staged_stamp(&target, prepared.length).await
     }
 
     async fn staged_stamp(&self, target: &StorePath, length: u64) -> Result<Stamp, PublishError> {
