@@ -16,6 +16,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/../process.sh"
+rig=consul.sh
 version=$(sed -n 's:^require github.com/hashicorp/consul v\(.*\)$:\1:p' "$here/go.mod")
 go_wanted=$(sed -n 's:^go \(.*\)$:\1:p' "$here/go.mod")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/trough/consul-$version
@@ -23,17 +24,11 @@ consul=$cache/consul
 servers=1
 ready_s=${CONSUL_RIG_READY_S:-90}
 
-fail() { echo "consul.sh: $*" >&2; exit 1; }
-
 # A Go of at least 1.21 fetches the one that Consul wants by itself, through the module proxy. An older one, as Debian
 # 12 has it, is told to: a toolchain is a module like any other, but for the permissions of its programs.
 need_go() {
     PATH=$PATH:/usr/local/go/bin
-    if ! command -v go >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "consul.sh: installing golang-go" >&2
-        { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq golang-go ||
-            { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq golang-go; }; } >&2
-    fi
+    command -v go >/dev/null || install_package golang-go
     local advice="install Go $go_wanted or later (https://go.dev/doc/install), or put a consul $version at $consul"
     command -v go >/dev/null || fail "go is missing: $advice"
     local found
@@ -45,7 +40,7 @@ need_go() {
         local module
         module=golang.org/toolchain@v0.0.1-go$go_wanted.linux-$(go env GOARCH)
         # outside of any module, so that nothing but the download is asked of the old one
-        (cd / && go mod download "$module") >&2 || fail "Go $go_wanted could not be fetched: $advice"
+        (cd / && timeout 600 go mod download "$module") >&2 || fail "Go $go_wanted could not be fetched: $advice"
         rm -rf "$own.part"
         mkdir -p "$cache"
         cp -r "$(go env GOMODCACHE)/$module" "$own.part"
@@ -59,15 +54,13 @@ need_go() {
 
 fetch() {
     [ -x "$consul" ] && return
-    mkdir -p "$cache"
-    exec 9>"$cache/fetch.lock"
-    flock 9
+    lock_cache "$cache"
     if [ ! -x "$consul" ]; then
         need_go
         echo "consul.sh: building Consul $version into $cache (8 minutes on two cores, once)" >&2
         # go.sum has every hash; GONOSUMDB, because Consul's own sub-modules are missing from the checksum database
         (cd "$here" && GOTOOLCHAIN=auto GOFLAGS=-mod=readonly GONOSUMDB=github.com/hashicorp/consul CGO_ENABLED=0 \
-            nice -n 10 go build -buildvcs=false -trimpath -ldflags='-s -w' -o "$consul.part" \
+            timeout 1800 nice -n 10 go build -buildvcs=false -trimpath -ldflags='-s -w' -o "$consul.part" \
             github.com/hashicorp/consul) >&2 || fail "Consul $version could not be built; see above"
         mv "$consul.part" "$consul"
     fi
@@ -128,24 +121,9 @@ JSON
 JSON
 }
 
-pid_of() { cat "$dir/$1/pid" 2>/dev/null || true; }
-
-alive() { # WHO; the pid must still be a process with our directory on its command line
-    local pid
-    pid=$(pid_of "$1")
-    [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/$1/conf"
-}
-
 launch() { # WHO
     (GOMAXPROCS=2 exec "$consul" agent -config-dir "$dir/$1/conf" </dev/null >>"$dir/$1/log" 2>&1) 9>&- &
     echo $! >"$dir/$1/pid"
-}
-
-terminate() { # WHO
-    alive "$1" || return 0
-    kill -KILL "$(pid_of "$1")" 2>/dev/null || true
-    while alive "$1"; do sleep 0.02; done
-    rm -f "$dir/$1/pid"
 }
 
 # HTTP by bash alone: curl is not everywhere.
@@ -162,36 +140,6 @@ ready() {
     for who in $(everyone); do get "/v1/health/node/$who?consistent" | grep -q '"Status":"passing"' || return 1; done
 }
 
-wait_ready() {
-    local deadline=$((SECONDS + ready_s)) who
-    until ready; do
-        for who in $(everyone); do
-            alive "$who" && continue
-            tail -n 30 "$dir/$who/log" >&2
-            echo "consul.sh: $who ended while starting; its log is $dir/$who/log" >&2
-            return 1
-        done
-        if [ $SECONDS -ge $deadline ]; then
-            for who in $(everyone); do echo "== $who" >&2; tail -n 15 "$dir/$who/log" >&2; done
-            echo "consul.sh: Consul below $dir was not ready within $ready_s s" >&2
-            return 1
-        fi
-        sleep 0.1
-    done
-}
-
-free_ports() { # COUNT: the first of COUNT ports in a row, below the range that the kernel hands out itself
-    local first port
-    while :; do
-        first=$((10000 + RANDOM % 20000))
-        for port in $(seq "$first" $((first + $1 - 1))); do
-            (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && continue 2
-        done
-        echo "$first"
-        return
-    done
-}
-
 choose_ports() {
     http_port=$(free_ports 5)
     dns_port=$((http_port + 1)) https_port=$((http_port + 4))
@@ -201,30 +149,6 @@ dns_port=$dns_port
 https_port=$https_port
 CONSUL_HTTP_ADDR=http://127.0.0.1:$http_port
 ENV
-}
-
-launch_all() {
-    local who
-    for who in $(everyone); do launch "$who"; done
-}
-
-stop_all() {
-    local who
-    for who in $(everyone); do terminate "$who"; done
-}
-
-started_at() { cut -d' ' -f22 "/proc/$1/stat" 2>/dev/null || true; }
-
-# Ends the rig when the process that asked for it is gone, however it went.
-watchdog() { # OWNER_PID; its start time tells it from a later process of the same number
-    local born
-    born=$(started_at "$1")
-    (
-        exec 9>&-
-        while [ -n "$born" ] && [ "$(started_at "$1")" = "$born" ] && [ -f "$dir/env" ]; do sleep 0.3; done
-        stop_all
-        rm -rf "$dir"
-    ) </dev/null >/dev/null 2>&1 &
 }
 
 start() { # [OWNER_PID]
@@ -263,9 +187,9 @@ case ${1:-} in
 esac
 case $verb in
     stop) stop_all ;;
-    status) for who in $(everyone); do alive "$who" && echo "$who $(pid_of "$who")" || echo "$who down"; done ;;
-    pause) alive "$1" && stand_still "$(pid_of "$1")" ;;
-    resume) alive "$1" && kill -CONT "$(pid_of "$1")" ;;
+    status) show_all ;;
+    pause) stand_still "$1" ;;
+    resume) go_on "$1" ;;
     kill) terminate "$1" ;;
     restart) terminate "$1"; launch "$1"; wait_ready ;;
     empty)

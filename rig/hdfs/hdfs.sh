@@ -17,35 +17,22 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/../process.sh"
+rig=hdfs.sh
 version=$(sed -n 's:.*<hadoop.version>\(.*\)</hadoop.version>.*:\1:p' "$here/pom.xml")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/trough/hadoop-$version
 lib=$cache/lib
 datanodes=3
 ready_s=${HDFS_RIG_READY_S:-90}
 
-fail() { echo "hdfs.sh: $*" >&2; exit 1; }
-
-need() { # COMMAND PACKAGE
-    command -v "$1" >/dev/null && return
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "hdfs.sh: installing $2" >&2
-        { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" ||
-            { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2"; }; } >&2
-    fi
-    command -v "$1" >/dev/null || fail "$1 is missing: install it (Debian: apt-get install $2)"
-}
-
 fetch() {
     need java openjdk-17-jre-headless
     [ -d "$lib" ] && return
     need mvn maven
-    mkdir -p "$cache"
-    exec 9>"$cache/fetch.lock"
-    flock 9
+    lock_cache "$cache"
     if [ ! -d "$lib" ]; then
         echo "hdfs.sh: fetching Hadoop $version (about 65 MB) into $lib" >&2
         rm -rf "$cache/lib.part"
-        mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        timeout 900 mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
             "-DoutputDirectory=$cache/lib.part" >&2 || fail "maven could not fetch Hadoop $version"
         mv "$cache/lib.part" "$lib"
     fi
@@ -112,14 +99,6 @@ java_for() { # WHO HEAP CLASS ARGS...
         --add-opens=java.base/java.lang=ALL-UNNAMED -cp "$dir/$who/conf:$lib/*" "$@"
 }
 
-pid_of() { cat "$dir/$1/pid" 2>/dev/null || true; }
-
-alive() { # WHO; the pid must still be a JVM with our directory on its command line
-    local pid
-    pid=$(pid_of "$1")
-    [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/$1/conf"
-}
-
 launch() { # WHO
     local class=org.apache.hadoop.hdfs.server.datanode.DataNode heap=192m
     if [ "$1" = namenode ]; then
@@ -127,15 +106,6 @@ launch() { # WHO
     fi
     (java_for "$1" "$heap" "$class" </dev/null >>"$dir/$1/log" 2>&1) 9>&- &
     echo $! >"$dir/$1/pid"
-}
-
-terminate() { # WHO
-    alive "$1" || return 0
-    local pid
-    pid=$(pid_of "$1")
-    kill -KILL "$pid" 2>/dev/null || true
-    while alive "$1"; do sleep 0.02; done
-    rm -f "$dir/$1/pid"
 }
 
 # HTTP by bash alone: a Java command costs over a second, and curl is not everywhere.
@@ -162,36 +132,6 @@ ready() {
     grep -q "\"NumLiveDataNodes\" : $datanodes" <<<"$state" && grep -q '"FSState" : "Operational"' <<<"$state"
 }
 
-wait_ready() {
-    local deadline=$((SECONDS + ready_s)) who
-    until ready; do
-        for who in $(everyone); do
-            alive "$who" && continue
-            tail -n 30 "$dir/$who/log" >&2
-            echo "hdfs.sh: $who ended while starting; its log is $dir/$who/log" >&2
-            return 1
-        done
-        if [ $SECONDS -ge $deadline ]; then
-            for who in $(everyone); do echo "== $who" >&2; tail -n 15 "$dir/$who/log" >&2; done
-            echo "hdfs.sh: HDFS below $dir was not ready within $ready_s s" >&2
-            return 1
-        fi
-        sleep 0.1
-    done
-}
-
-free_ports() { # COUNT: the first of COUNT ports in a row, below the range that the kernel hands out itself
-    local first port
-    while :; do
-        first=$((10000 + RANDOM % 20000))
-        for port in $(seq "$first" $((first + $1 - 1))); do
-            (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && continue 2
-        done
-        echo "$first"
-        return
-    done
-}
-
 choose_ports() {
     rpc_port=$(free_ports $((2 + 3 * datanodes)))
     http_port=$((rpc_port + 1)) dn_port=$((rpc_port + 2))
@@ -206,30 +146,6 @@ ENV
 format() {
     (java_for namenode 256m org.apache.hadoop.hdfs.server.namenode.NameNode -format -nonInteractive) \
         >>"$dir/namenode/log" 2>&1 || { tail -n 30 "$dir/namenode/log" >&2; fail "the NameNode could not be formatted"; }
-}
-
-launch_all() {
-    local who
-    for who in $(everyone); do launch "$who"; done
-}
-
-stop_all() {
-    local who
-    for who in $(everyone); do terminate "$who"; done
-}
-
-started_at() { cut -d' ' -f22 "/proc/$1/stat" 2>/dev/null || true; }
-
-# Ends the rig when the process that asked for it is gone, however it went.
-watchdog() { # OWNER_PID; its start time tells it from a later process of the same number
-    local born
-    born=$(started_at "$1")
-    (
-        exec 9>&-
-        while [ -n "$born" ] && [ "$(started_at "$1")" = "$born" ] && [ -f "$dir/env" ]; do sleep 0.3; done
-        stop_all
-        rm -rf "$dir"
-    ) </dev/null >/dev/null 2>&1 &
 }
 
 start() { # [OWNER_PID]
@@ -280,9 +196,9 @@ case ${1:-} in
 esac
 case $verb in
     stop) stop_all ;;
-    status) for who in $(everyone); do alive "$who" && echo "$who $(pid_of "$who")" || echo "$who down"; done ;;
-    pause) alive "$1" && stand_still "$(pid_of "$1")" ;;
-    resume) alive "$1" && kill -CONT "$(pid_of "$1")" ;;
+    status) show_all ;;
+    pause) stand_still "$1" ;;
+    resume) go_on "$1" ;;
     kill) terminate "$1" ;;
     restart) terminate "$1"; launch "$1"; wait_ready ;;
     reformat)
