@@ -12,8 +12,8 @@ mod support;
 #[path = "../../fsd/tests/support/volume.rs"]
 mod volume;
 
-mod alone;
 mod hung;
 mod killed;
 mod random;
+mod users;
 mod volumes;
