@@ -50,7 +50,7 @@ const COMMANDS_MAX: usize = 64;
 pub struct LocalSettings {
     /// Time between the starts of two listings of the deep store, in seconds.
     pub period_s: u64,
-    /// Pulls at the same time.
+    /// Transfers at the same time; as many more may be being verified meanwhile.
     pub pulls: usize,
     /// Most segments published in one step; they share their directory syncs.
     pub publish_batch_max: usize,

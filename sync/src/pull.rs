@@ -1,7 +1,8 @@
 //! One pull: a segment file from the deep store into the cache's staging area, verified.
 //!
-//! Invariants (S1, S2): the file did not change while it was read (stat before and after agree), and what
-//! comes out is [`Verified`]: the only thing the cache publishes. A pull that fails leaves nothing behind.
+//! Invariants (S1, S2): the file did not change while it was read (stat before and after agree; where the seal speaks
+//! of the version that was listed, the listing is the first of the two), and what comes out is [`Verified`]: the only
+//! thing the cache publishes. A pull that fails leaves nothing behind.
 //!
 //! Left out: publishing, retries and which segments to pull ([`crate::local`]).
 
