@@ -4,11 +4,14 @@
 //! `<root>/.trough/incarnation/<n>` once and never overwrites it. So a registry that comes back empty starts
 //! above every epoch that was handed out before.
 
+use crate::kv::{Entry, Index, Kv, KvError, Op, Txn};
 use crate::registry::{Registry, RegistryError};
 use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
 
 /// The counter's directory below the store's root; a listing passes over it.
 const DIRECTORY: &str = ".trough/incarnation";
+/// Where a registry of keys says which it is.
+const KEY: &str = "trough/incarnation";
 /// The most counter files there may be: one for each time that a registry was lost.
 const INCARNATIONS_MAX: usize = 100_000;
 /// How often the next number may be taken by somebody else at the same moment.
@@ -23,6 +26,9 @@ pub enum IncarnationError {
     /// The registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The registry failed.
+    #[error(transparent)]
+    Kv(#[from] KvError),
     /// Every number tried was taken at that moment.
     #[error("the next {ATTEMPTS} incarnations were all taken by others at this moment; try again")]
     Contended,
@@ -38,6 +44,28 @@ pub async fn ensure(store: &dyn Store, registry: &dyn Registry) -> Result<u64, I
     registry.begin_incarnation(counted).await?;
     // somebody else may have begun one between the two questions: what the registry says holds
     Ok(registry.incarnation().await?.unwrap_or(counted))
+}
+
+/// The incarnation of the registry in `kv`; one that has none, or says what is no number, begins the next that
+/// `store` counts.
+pub async fn ensure_in(store: &dyn Store, kv: &dyn Kv) -> Result<u64, IncarnationError> {
+    let key = crate::kv::key(KEY)?;
+    let number = |entry: &Entry| std::str::from_utf8(&entry.value).ok()?.parse::<u64>().ok();
+    for _ in 0..ATTEMPTS {
+        let entry = kv.get(&key).await?;
+        if let Some(incarnation) = entry.as_ref().and_then(number) {
+            return Ok(incarnation);
+        }
+        let counted = count(store).await?;
+        tracing::info!(incarnation = counted, "the registry has no incarnation; beginning one");
+        let index = entry.map_or(Index::ABSENT, |entry| entry.modified);
+        let (key, value) = (key.clone(), counted.to_string().into());
+        if let Txn::Committed(_) = kv.txn(&[Op::Cas { key, value, index }]).await? {
+            return Ok(counted);
+        }
+        // somebody else began one between the two questions: what the registry says holds
+    }
+    Err(IncarnationError::Contended)
 }
 
 /// Creates the next counter file and returns its number.

@@ -2,7 +2,7 @@
 //! registry of a cluster is built on.
 //!
 //! Invariants, the same in every implementation: a transaction is done whole or not at all; a session that
-//! ended holds nothing, and a transaction that checks for it changes nothing (S12); [`Entry::modified`] of a
+//! ended holds nothing, and a transaction that checks for it changes nothing; [`Entry::modified`] of a
 //! key grows with every acquire by another holder, for as long as the store lives, so it is a fence; every
 //! call ends, by its answer or by its time-out.
 //!
@@ -20,12 +20,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub mod consul;
+mod kept;
 mod key;
 mod limits;
 mod session;
 pub mod sqlite;
 mod watcher;
 
+pub use kept::{KeptSession, SinceBoot};
 pub use key::{Index, InvalidKey, Key};
 pub use limits::{
     ANSWER_BYTES_MAX, LOCK_DELAY_MAX, SESSION_TTL_MAX, SESSION_TTL_MIN, TXN_BYTES_MAX, TXN_OPS_MAX,
@@ -302,4 +304,14 @@ pub trait Kv: Send + Sync + fmt::Debug {
     /// Gives the lock of `key` back and writes `value`; another may take it at once. `false`: `session` did
     /// not have it, and nothing was changed.
     async fn release(&self, key: &Key, value: Bytes, session: &SessionId) -> Result<bool, KvError>;
+}
+
+/// The key called `text`; that it is none is a defect of trough's own, told as a failed call.
+pub(crate) fn key(text: &str) -> Result<Key, KvError> {
+    Key::new(text).map_err(|error| KvError {
+        kind: KvErrorKind::Malformed,
+        attempted: "name a key",
+        target: text.to_owned(),
+        reason: error.to_string(),
+    })
 }

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod incarnation;
 pub mod kv;
+pub mod lead;
 pub mod local;
 pub mod metrics;
 pub mod planner;
@@ -14,3 +15,4 @@ pub mod registry;
 pub mod seal;
 mod sqlite_file;
 pub mod store;
+pub mod table;

@@ -1,0 +1,126 @@
+//! A document as bytes: zstd of JSON, so that a person reads it with `consul kv get KEY | zstd -d`.
+//!
+//! Invariant: what unpacks to more than a limit is refused before memory is taken for it.
+
+use std::fmt;
+use std::io::Read;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The longest document. A transaction carries about 390,000 bytes of values (`kv::TXN_BYTES_MAX` in base64), and a
+/// part goes with its table's meta document.
+pub const DOCUMENT_BYTES_MAX: usize = 256 << 10;
+
+/// The most that a document may unpack to. Rows of a table pack to a tenth and not to a thousandth: more is an
+/// accident or an attack.
+const UNPACKED_BYTES_MAX: usize = 64 << 20;
+
+/// zstd's default: the figures of a table repeat so much that more effort gains little.
+const LEVEL: i32 = 3;
+
+/// The first 8 bytes of the BLAKE3 of a document as it is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Tag(u64);
+
+impl Tag {
+    pub(super) fn of(packed: &[u8]) -> Self {
+        let mut first = [0; 8];
+        first.copy_from_slice(&blake3::hash(packed).as_bytes()[..8]);
+        Self(u64::from_be_bytes(first))
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Tag> for String {
+    fn from(tag: Tag) -> Self {
+        tag.to_string()
+    }
+}
+
+impl TryFrom<String> for Tag {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match u64::from_str_radix(&text, 16) {
+            Ok(tag) if text.len() == 16 => Ok(Self(tag)),
+            _ => Err(format!("{text:?} is no tag")),
+        }
+    }
+}
+
+/// `content` as it is stored: the same gives the same. `None` when that is longer than [`DOCUMENT_BYTES_MAX`].
+pub(super) fn pack(content: &impl Serialize) -> Option<Bytes> {
+    // maps with keys of text, numbers, strings: nothing in a document can fail to become JSON
+    let json = serde_json::to_vec(content).ok()?;
+    let packed = zstd::bulk::compress(&json, LEVEL).ok()?;
+    (packed.len() <= DOCUMENT_BYTES_MAX).then(|| packed.into())
+}
+
+/// What a document says, or why it cannot be read.
+pub(super) fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, String> {
+    if packed.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let mut json = Vec::new();
+    let decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(|e| e.to_string())?;
+    decoder
+        .take(UNPACKED_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut json)
+        .map_err(|e| format!("it is not zstd: {e}"))?;
+    if json.len() > UNPACKED_BYTES_MAX {
+        return Err(format!("it unpacks to more than {UNPACKED_BYTES_MAX} bytes"));
+    }
+    serde_json::from_slice(&json).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_reads_back_and_the_same_has_the_same_tag() {
+        let packed = pack(&vec!["a", "b"]).unwrap();
+        assert_eq!(unpack::<Vec<String>>(&packed), Ok(vec!["a".into(), "b".into()]));
+        let tag = Tag::of(&packed);
+        assert_eq!(Tag::of(&pack(&vec!["a", "b"]).unwrap()), tag);
+        assert_ne!(Tag::of(&pack(&vec!["a"]).unwrap()), tag);
+        assert_eq!(Tag::try_from(String::from(tag)), Ok(tag));
+        assert!(Tag::try_from("12".to_owned()).is_err());
+    }
+
+    #[test]
+    fn what_is_garbled_cut_short_or_blown_up_is_refused() {
+        let packed = pack(&vec!["a row"; 100]).unwrap();
+        let read = |bytes: &[u8]| unpack::<Vec<String>>(bytes).unwrap_err();
+        assert!(read(b"").contains("empty"));
+        assert!(read(b"not zstd at all").contains("zstd"));
+        for cut in 1..packed.len() {
+            read(&packed[..cut]);
+        }
+        read(&zstd::bulk::compress(b"{\"not\": \"rows\"}", 1).unwrap());
+        let bomb = zstd::bulk::compress(&vec![b' '; UNPACKED_BYTES_MAX + 2], 1).unwrap();
+        assert!(bomb.len() < DOCUMENT_BYTES_MAX);
+        assert!(read(&bomb).contains("unpacks to more"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_packed() {
+        let random: Vec<String> =
+            (0..20_000_u64).map(|n| blake3::hash(&n.to_le_bytes()).to_hex().to_string()).collect();
+        assert!(pack(&random).is_none());
+        assert!(pack(&&random[..4_000]).is_some());
+    }
+}

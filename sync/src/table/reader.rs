@@ -1,0 +1,113 @@
+//! Follows a table: fetches what changed, and nothing that does not fit together.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::manifest::{Manifest, Part, meta_key, read_part};
+use super::writer::no_key;
+use super::{Row, TableError};
+use crate::kv::{InvalidKey, Key, Kv, Watched, Watcher};
+use crate::registry::Epoch;
+
+/// Parts that are fetched at the same time.
+const FETCHES: usize = 8;
+/// How often a table that changes while it is read is begun again at once.
+const RESTARTS_MAX: usize = 3;
+
+/// What changed since the last time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change<R> {
+    /// When it was written.
+    pub epoch: Epoch,
+    /// Nothing that was told before holds any more: it is the first time, or the table was cut differently.
+    pub whole: bool,
+    /// The parts that changed, each with all its rows; without rows, when it is gone.
+    pub parts: Vec<(Part, Vec<R>)>,
+}
+
+/// Follows one table.
+#[derive(Debug)]
+pub struct TableReader<R> {
+    table: Key,
+    meta: Key,
+    wait: Duration,
+    watcher: Watcher,
+    /// What was told.
+    seen: Option<Manifest>,
+    rows: PhantomData<fn() -> R>,
+}
+
+impl<R: Row> TableReader<R> {
+    /// Follows the table at `table`, which need not be there; each call waits at most `wait`.
+    pub fn new(table: Key, wait: Duration) -> Result<Self, TableError> {
+        let meta = meta_key(&table).map_err(|error| no_key(&table, &error))?;
+        let watcher = Watcher::new(Watched::Key(meta.clone()), wait);
+        Ok(Self { table, meta, wait, watcher, seen: None, rows: PhantomData })
+    }
+
+    /// What changed; `None` when the wait is over without a change, also while there is no table. After an error
+    /// what was told before still holds, and the next call begins at once: pause before it.
+    pub async fn next(&mut self, kv: &dyn Kv) -> Result<Option<Change<R>>, TableError> {
+        let snapshot = self.watcher.next(kv).await?;
+        let mut packed = snapshot.entries.into_iter().next().map(|entry| entry.value);
+        let mut left = RESTARTS_MAX;
+        loop {
+            let Some(bytes) = packed else { return Ok(None) };
+            let result = match Manifest::read(&self.meta, &bytes) {
+                Ok(manifest) => self.fetch(kv, manifest).await,
+                Err(error) => Err(error),
+            };
+            match result {
+                // a writer may have gone on in between: then the meta document says something else by now
+                Err(TableError::Undecodable { .. }) if left > 0 => left -= 1,
+                Err(error) => {
+                    self.watcher = Watcher::new(Watched::Key(self.meta.clone()), self.wait);
+                    return Err(error);
+                }
+                Ok(change) => return Ok(change),
+            }
+            packed = kv.get(&self.meta).await?.map(|entry| entry.value);
+        }
+    }
+
+    async fn fetch(
+        &mut self,
+        kv: &dyn Kv,
+        manifest: Manifest,
+    ) -> Result<Option<Change<R>>, TableError> {
+        if let Some(seen) = &self.seen {
+            if manifest.epoch < seen.epoch {
+                let (table, found, seen) = (self.table.clone(), manifest.epoch, seen.epoch);
+                return Err(TableError::Older { table, found, seen });
+            }
+            if *seen == manifest {
+                return Ok(None);
+            }
+        }
+        let before = self.seen.as_ref().filter(|seen| seen.bits == manifest.bits);
+        let whole = before.is_none();
+        let told = |part: Part| before.and_then(|seen| seen.parts.get(&part.index).copied());
+        let changed = manifest.parts().filter(|(part, tag)| told(*part) != Some(*tag));
+        let fetched = changed.map(|(part, tag)| {
+            let key =
+                part.key(&self.table).map_err(|error: InvalidKey| no_key(&self.table, &error));
+            async move {
+                let key = key?;
+                let entry = kv.get(&key).await?;
+                let rows = read_part(&key, entry.as_ref().map(|entry| &*entry.value), tag)?;
+                Ok::<_, TableError>((part, rows))
+            }
+        });
+        let fetched: Vec<_> = fetched.collect();
+        let mut parts: Vec<(Part, Vec<R>)> =
+            futures::stream::iter(fetched).buffered(FETCHES).try_collect().await?;
+        let gone = before.into_iter().flat_map(Manifest::parts);
+        let gone = gone.filter(|(part, _)| !manifest.parts.contains_key(&part.index));
+        parts.extend(gone.map(|(part, _)| (part, Vec::new())));
+        let epoch = manifest.epoch;
+        self.seen = Some(manifest);
+        Ok(Some(Change { epoch, whole, parts }))
+    }
+}
