@@ -98,6 +98,7 @@ struct Cut {
     boot_ms: Arc<AtomicU64>,
     renewal_ms: AtomicU64,
     renewals: AtomicUsize,
+    acquires: AtomicUsize,
 }
 
 impl Cut {
@@ -108,6 +109,7 @@ impl Cut {
             boot_ms: place.boot_ms.clone(),
             renewal_ms: 0.into(),
             renewals: 0.into(),
+            acquires: 0.into(),
         })
     }
 
@@ -163,6 +165,7 @@ impl Kv for Cut {
         self.reach()?.session(session).await
     }
     async fn acquire(&self, key: &Key, value: Bytes, session: &SessionId) -> Result<bool, KvError> {
+        self.acquires.fetch_add(1, Ordering::SeqCst);
         self.reach()?.acquire(key, value, session).await
     }
     async fn release(&self, key: &Key, value: Bytes, session: &SessionId) -> Result<bool, KvError> {
@@ -259,6 +262,31 @@ async fn a_renewal_counts_from_when_it_was_sent() {
     // ten seconds after the question, four after the answer
     place.pass(Duration::from_millis(4_001));
     assert!(!term.holds());
+}
+
+/// Nothing tells of the end of a lock-delay, and who only watched would wait for all of its wait.
+#[tokio::test]
+async fn a_lock_that_is_closed_for_its_delay_is_asked_for_again_and_again() {
+    let place = Place::new();
+    let old = leads(&place.candidate("old", place.kv())).await;
+    let waiting = Cut::new(place.kv(), &place);
+    let next = place.candidate("next", waiting.clone());
+    let next = tokio::spawn(async move { leads(&next).await });
+    let asked = async |times: usize| {
+        while waiting.acquires.load(Ordering::SeqCst) < times {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // less than the wait of a watch
+    let bound = Duration::from_secs(15);
+    tokio::time::timeout(bound, asked(1)).await.expect("it asks");
+    // ended without a release: the lock stays closed, and the test's clock stands still
+    place.kv().destroy_session(old.session()).await.unwrap();
+    let before = waiting.acquires.load(Ordering::SeqCst);
+    tokio::time::timeout(bound, asked(before + 4)).await.expect("it goes on asking");
+    assert!(!next.is_finished());
+    place.pass(Duration::from_secs(2));
+    tokio::time::timeout(bound, next).await.expect("it leads when the delay is over").unwrap();
 }
 
 #[tokio::test]

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::incarnation::{self, IncarnationError};
 use crate::kv::{
-    InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionOptions, SinceBoot, Watched, Watcher,
+    InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId, SessionOptions, SinceBoot,
+    Watched, Watcher,
 };
 use crate::registry::Epoch;
 use crate::store::Store;
@@ -148,9 +149,10 @@ impl Candidate {
             if self.kv.acquire(&key, value.into(), session.id()).await? {
                 return Ok(());
             }
-            let snapshot = watcher.next(&*self.kv).await?;
-            if snapshot.entries.iter().all(|entry| entry.session.is_none()) {
-                tokio::time::sleep(FREE_PAUSE).await;
+            // the end of a lock-delay changes nothing that could be watched
+            match self.kv.get(&key).await?.and_then(|entry| entry.session) {
+                Some(_) => drop(watcher.next(&*self.kv).await?),
+                None => tokio::time::sleep(FREE_PAUSE).await,
             }
         }
     }
@@ -178,6 +180,11 @@ impl Term {
     /// Its place among all terms.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The session that holds it.
+    pub fn session(&self) -> &SessionId {
+        self.session.id()
     }
 
     /// What everything that it writes begins with.

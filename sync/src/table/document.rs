@@ -9,9 +9,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The longest document. A transaction carries about 390,000 bytes of values (`kv::TXN_BYTES_MAX` in base64), and a
-/// part goes with its table's meta document.
-pub const DOCUMENT_BYTES_MAX: usize = 256 << 10;
+/// The longest document: a part goes into one transaction with its table's meta document.
+pub const DOCUMENT_BYTES_MAX: usize = 240 << 10;
 
 /// The most that a document may unpack to. Rows of a table pack to a tenth and not to a thousandth: more is an
 /// accident or an attack.

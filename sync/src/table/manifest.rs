@@ -15,8 +15,9 @@ const FORMAT: u32 = 1;
 /// At most 4096 parts: their tags still fit into the meta document, and with [`ROWS_PER_PART`] rows each they hold
 /// sixteen million.
 pub(super) const BITS_MAX: u8 = 12;
-/// The bytes of values in one transaction: `kv::TXN_BYTES_MAX` less the JSON around them, in base64.
-pub(super) const VALUES_BYTES_MAX: usize = 380_000;
+/// The bytes of values in one transaction: with the longest keys and the JSON around them, and in base64, they stay
+/// below `kv::TXN_BYTES_MAX`.
+pub(super) const VALUES_BYTES_MAX: usize = 355_000;
 /// Rows of one part on average, at most: about 150 KB packed for the pool, of whose rows a third is noise.
 pub(super) const ROWS_PER_PART: usize = 4_096;
 
@@ -124,6 +125,7 @@ pub(super) fn read_part<R: Row>(
 mod tests {
     use super::super::document::{DOCUMENT_BYTES_MAX, pack};
     use super::*;
+    use crate::kv::{TXN_BYTES_MAX, TXN_OPS_MAX};
 
     #[test]
     fn parts_are_beginnings_of_one_hash() {
@@ -170,5 +172,8 @@ mod tests {
         let bytes = pack(&manifest).unwrap().len();
         assert!(bytes <= manifest.bytes_bound(), "{bytes}");
         assert!(manifest.bytes_bound() + DOCUMENT_BYTES_MAX <= VALUES_BYTES_MAX);
+        // 512 bytes is the longest key, and an operation takes 192 besides
+        let longest = VALUES_BYTES_MAX.div_ceil(3) * 4 + TXN_OPS_MAX * (512 + 192);
+        assert!(longest <= TXN_BYTES_MAX, "{longest}");
     }
 }
