@@ -1,8 +1,17 @@
 //! Row 5: `trough put`, which copies, checks, seals, reads back and compares, against `dfs -put`, which writes.
 //! Both are whole commands, from their start to their end.
+//!
+//! Beside them, without a limit, what hdfs-native takes for the same bytes and nothing else: the most that any put on
+//! it could reach. It syncs each block on every DataNode, which `dfs -put` does not.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+
+use anyhow::Context;
+use futures::{StreamExt, TryStreamExt};
+use hdfs_native::{Client, WriteOptions};
+use sync::publish::PublishSettings;
 
 use super::hdfs::{Deep, THREADS, files, speed};
 use crate::data::Place;
@@ -49,19 +58,53 @@ pub fn put(place: &Place) -> anyhow::Result<Vec<Outcome>> {
         deep.clear(TARGET)?;
         Ok(time)
     };
+    let mut bare = || {
+        deep.runtime.block_on(deep.client.mkdirs(TARGET, 0o755, true))?;
+        let time = timed(|| deep.runtime.block_on(write(&deep.client, &sources)))?;
+        deep.clear(TARGET)?;
+        Ok(time)
+    };
     // the JVMs compile what they run often
     for _ in 0..place.size(3, 1) {
         ours()?;
         hadoop()?;
     }
     let rounds = place.size(7, 2);
-    let times = interleave(rounds, &mut [&mut ours, &mut hadoop])?;
+    let times = interleave(rounds, &mut [&mut ours, &mut hadoop, &mut bare])?;
     let side = |times: &[Duration]| speed(bytes, Spread::of_times(times).median);
     Ok(vec![Outcome {
         what: format!("trough put of {} MiB vs dfs -put -t 4", bytes >> 20),
         limit: Limit::ThroughputAtLeast(1.5),
         measured: Spread::of_ratios(&times[1], &times[0]),
         runs: rounds,
-        note: format!("trough {}, dfs -put {}", side(&times[0]), side(&times[1])),
+        note: format!(
+            "trough {}, dfs -put {}; hdfs-native that only writes {}",
+            side(&times[0]),
+            side(&times[1]),
+            side(&times[2])
+        ),
     }])
+}
+
+/// Writes every file, as many at a time as `trough put` does, and checks nothing.
+async fn write(client: &Client, sources: &[PathBuf]) -> anyhow::Result<()> {
+    let writes = sources.iter().map(|source| {
+        let (client, source) = (client.clone(), source.clone());
+        let one = async move {
+            let name = source.file_name().context("a file name")?.to_string_lossy();
+            let bytes = tokio::task::spawn_blocking({
+                let source = source.clone();
+                move || std::fs::read(source)
+            });
+            let bytes = bytes.await??;
+            let options = WriteOptions::default();
+            let mut file = client.create(&format!("{TARGET}/{name}"), &options).await?;
+            file.write_bytes(bytes.into()).await?;
+            file.close().await?;
+            anyhow::Ok(())
+        };
+        async move { tokio::spawn(one).await? }
+    });
+    let at_once = PublishSettings::default().concurrency;
+    futures::stream::iter(writes).buffer_unordered(at_once).try_collect().await
 }
