@@ -6,6 +6,7 @@ pub mod kv;
 pub mod lead;
 pub mod local;
 pub mod metrics;
+pub mod node;
 pub mod planner;
 pub mod pool;
 pub mod publish;

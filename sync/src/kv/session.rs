@@ -14,7 +14,7 @@ pub struct SessionId(String);
 
 impl SessionId {
     /// Takes an id that a store gave; `None` if it is none.
-    pub(super) fn new(text: &str) -> Option<Self> {
+    pub fn new(text: &str) -> Option<Self> {
         let allowed = |b: u8| b.is_ascii_hexdigit() || b == b'-';
         (!text.is_empty() && text.len() <= 64 && text.bytes().all(allowed))
             .then(|| Self(text.to_owned()))
