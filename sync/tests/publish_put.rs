@@ -40,7 +40,13 @@ impl Bench {
     fn settings(&self) -> PublishSettings {
         let temp_dir = self.dir.path().join("temp");
         std::fs::create_dir_all(&temp_dir).unwrap();
-        PublishSettings { temp_dir: Some(temp_dir), lock_ttl_s: 2, ..Default::default() }
+        PublishSettings {
+            temp_dir: Some(temp_dir),
+            lock_ttl_s: 2,
+            // so that some copies are made in memory, and the larger ones in files
+            memory_bytes: 100 << 10,
+            ..Default::default()
+        }
     }
 
     fn publisher(&self) -> Publisher {
