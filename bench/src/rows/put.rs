@@ -1,8 +1,8 @@
 //! Row 5: `trough put`, which copies, checks, seals, reads back and compares, against `dfs -put`, which writes.
 //! Both are whole commands, from their start to their end.
 //!
-//! Beside them, without a limit, what hdfs-native takes for the same bytes and nothing else: the most that any put on
-//! it could reach. It syncs each block on every DataNode, which `dfs -put` does not.
+//! Beside them, without a limit, hdfs-native that writes the same bytes and reads them back, and nothing else: the most
+//! that any put which reads back could reach with it. It syncs each block on every DataNode; `dfs -put` does not.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -78,7 +78,7 @@ pub fn put(place: &Place) -> anyhow::Result<Vec<Outcome>> {
         measured: Spread::of_ratios(&times[1], &times[0]),
         runs: rounds,
         note: format!(
-            "trough {}, dfs -put {}; hdfs-native that only writes {}",
+            "trough {}, dfs -put {}; hdfs-native that writes and reads back {}",
             side(&times[0]),
             side(&times[1]),
             side(&times[2])
@@ -86,7 +86,7 @@ pub fn put(place: &Place) -> anyhow::Result<Vec<Outcome>> {
     }])
 }
 
-/// Writes every file, as many at a time as `trough put` does, and checks nothing.
+/// Writes every file and reads it back, as many at a time as `trough put` does, and looks at nothing.
 async fn write(client: &Client, sources: &[PathBuf]) -> anyhow::Result<()> {
     let writes = sources.iter().map(|source| {
         let (client, source) = (client.clone(), source.clone());
@@ -98,9 +98,15 @@ async fn write(client: &Client, sources: &[PathBuf]) -> anyhow::Result<()> {
             });
             let bytes = bytes.await??;
             let options = WriteOptions::default();
-            let mut file = client.create(&format!("{TARGET}/{name}"), &options).await?;
+            let path = format!("{TARGET}/{name}");
+            let mut file = client.create(&path, &options).await?;
             file.write_bytes(bytes.into()).await?;
             file.close().await?;
+            let file = client.read(&path).await?;
+            let mut pieces = file.read_range_stream(0, file.file_length()).boxed();
+            while let Some(piece) = pieces.next().await {
+                std::hint::black_box(piece?);
+            }
             anyhow::Ok(())
         };
         async move { tokio::spawn(one).await? }
