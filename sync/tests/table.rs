@@ -181,6 +181,26 @@ async fn a_table_that_grows_and_shrinks_is_cut_anew_and_leaves_nothing_behind() 
     }
 }
 
+/// A reading that failed is made up for at once, not when the table changes again or the wait is over.
+#[tokio::test]
+async fn what_could_not_be_fetched_is_fetched_by_the_next_call() {
+    let cluster = Cluster::new().await;
+    let (long, bound) = (Duration::from_secs(60), Duration::from_secs(20));
+    let reader = TableReader::new(table(), long).unwrap();
+    let mut view = View { reader, parts: BTreeMap::new() };
+    let kv = BreakingKv::new(cluster.kv.clone());
+    for n in 1..=3 {
+        let wanted = numbered(20 * n, "x");
+        writer().write(&*kv, &cluster.fence(), epoch(n as u64), lines(&wanted)).await.unwrap();
+        kv.break_reads();
+        tokio::time::timeout(bound, view.look(&*kv)).await.unwrap().unwrap_err();
+        kv.mend();
+        let seen = tokio::time::timeout(bound, view.look(&*kv)).await.expect("it looks at once");
+        assert_eq!(seen.unwrap(), Some(epoch(n as u64)));
+        assert_eq!(view.rows(), wanted);
+    }
+}
+
 #[tokio::test]
 async fn who_lost_the_lock_writes_nothing() {
     let cluster = Cluster::new().await;

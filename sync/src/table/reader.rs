@@ -50,11 +50,14 @@ impl<R: Row> TableReader<R> {
     /// What changed; `None` when the wait is over without a change, also while there is no table. After an error
     /// what was told before still holds, and the next call begins at once: pause before it.
     pub async fn next(&mut self, kv: &dyn Kv) -> Result<Option<Change<R>>, TableError> {
-        let snapshot = self.watcher.next(kv).await?;
+        // a new one stays after a failure, and when this call is dropped half way: what it saw was not told
+        let anew = Watcher::new(Watched::Key(self.meta.clone()), self.wait);
+        let mut watcher = std::mem::replace(&mut self.watcher, anew);
+        let snapshot = watcher.next(kv).await?;
         let mut packed = snapshot.entries.into_iter().next().map(|entry| entry.value);
         let mut left = RESTARTS_MAX;
-        loop {
-            let Some(bytes) = packed else { return Ok(None) };
+        let change = loop {
+            let Some(bytes) = packed else { break None };
             let result = match Manifest::read(&self.meta, &bytes) {
                 Ok(manifest) => self.fetch(kv, manifest).await,
                 Err(error) => Err(error),
@@ -62,14 +65,12 @@ impl<R: Row> TableReader<R> {
             match result {
                 // a writer may have gone on in between: then the meta document says something else by now
                 Err(TableError::Undecodable { .. }) if left > 0 => left -= 1,
-                Err(error) => {
-                    self.watcher = Watcher::new(Watched::Key(self.meta.clone()), self.wait);
-                    return Err(error);
-                }
-                Ok(change) => return Ok(change),
+                other => break other?,
             }
             packed = kv.get(&self.meta).await?.map(|entry| entry.value);
-        }
+        };
+        self.watcher = watcher;
+        Ok(change)
     }
 
     async fn fetch(

@@ -1,5 +1,7 @@
-//! A store of keys that fails at a transaction of one's choice, before or after it was done.
+//! A store of keys that fails at a transaction of one's choice, before or after it was done, or at every reading of one
+//! key.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,19 +26,34 @@ pub struct BreakingKv {
     inner: Arc<dyn Kv>,
     /// How many transactions pass, and what becomes of the next.
     left: Mutex<Option<(usize, Break)>>,
+    reads_fail: AtomicBool,
 }
 
 impl BreakingKv {
     pub fn new(inner: Arc<dyn Kv>) -> Arc<Self> {
-        Arc::new(Self { inner, left: Mutex::new(None) })
+        Arc::new(Self { inner, left: Mutex::new(None), reads_fail: false.into() })
     }
 
     pub fn break_at(&self, transaction: usize, how: Break) {
         *self.left.lock().unwrap() = Some((transaction, how));
     }
 
+    pub fn break_reads(&self) {
+        self.reads_fail.store(true, Ordering::SeqCst);
+    }
+
     pub fn mend(&self) {
         *self.left.lock().unwrap() = None;
+        self.reads_fail.store(false, Ordering::SeqCst);
+    }
+
+    fn error(&self, attempted: &'static str) -> KvError {
+        KvError {
+            kind: KvErrorKind::TimedOut,
+            attempted,
+            target: self.address(),
+            reason: "the test wants it".to_owned(),
+        }
     }
 }
 
@@ -46,7 +63,10 @@ impl Kv for BreakingKv {
         self.inner.address()
     }
     async fn get(&self, key: &Key) -> Result<Option<Entry>, KvError> {
-        self.inner.get(key).await
+        match self.reads_fail.load(Ordering::SeqCst) {
+            false => self.inner.get(key).await,
+            true => Err(self.error("read")),
+        }
     }
     async fn list(&self, below: &Key, how: Consistency) -> Result<Vec<Entry>, KvError> {
         self.inner.list(below, how).await
@@ -75,12 +95,7 @@ impl Kv for BreakingKv {
         if let Break::AnswerLost = how {
             self.inner.txn(ops).await?;
         }
-        Err(KvError {
-            kind: KvErrorKind::TimedOut,
-            attempted: "commit",
-            target: self.address(),
-            reason: "the test wants it".to_owned(),
-        })
+        Err(self.error("commit"))
     }
     async fn create_session(&self, options: &SessionOptions) -> Result<SessionId, KvError> {
         self.inner.create_session(options).await
