@@ -8,24 +8,17 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use fsd::cache::{Cache, CacheError, Refusal, Source, Staged, Staging, Verified};
+use fsd::cache::{Cache, CacheError, Refusal, Source, Staged, Verified};
 use fsd::segment::{Digest, SegmentId, Stamp};
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::clock::Clock;
 use crate::pool::PoolEntry;
 use crate::seal::{self, Seal};
 use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
-
-/// Pieces (of 64 KiB, from HDFS) that go to the disk's thread at once, when so many have come: handing each over
-/// by itself costs more than writing it.
-const PIECES_AT_ONCE: usize = 16;
-
-/// Hand-overs that may wait for the disk: some MiB for each pull, so that neither side waits for the other.
-const WAITING_FOR_DISK: usize = 8;
 
 /// How often a file that changes while it is read is begun again before the pull gives up.
 const RESTARTS_MAX: u32 = 3;
@@ -208,7 +201,8 @@ async fn refuse_side_files(
     Ok(())
 }
 
-/// Streams the file into the staging area. The disk and the hash run on a thread of their own.
+/// Streams the file into the staging area, all of it on one thread of its own: what was received lies in that core's
+/// cache when it is written and hashed.
 async fn stage(
     store: &dyn Store,
     cache: &Cache,
@@ -216,49 +210,23 @@ async fn stage(
     path: &StorePath,
     stamp: Stamp,
 ) -> Result<Staged, PullError> {
-    let mut pieces = store.read(path).await?.ready_chunks(PIECES_AT_ONCE);
-    let (send, receive) = mpsc::channel(WAITING_FOR_DISK);
-    let (cache, id) = (cache.clone(), id.clone());
-    let writing =
-        tokio::task::spawn_blocking(move || write_all(cache.stage(&id, stamp.length)?, receive));
-    let mut failed = None;
-    while let Some(some) = pieces.next().await {
-        match some.into_iter().collect::<Result<Vec<Bytes>, StoreError>>() {
-            Ok(some) => {
-                // the writer ends early only with an error of its own, which it returns below
-                if send.send(Some(some)).await.is_err() {
-                    break;
-                }
+    let mut pieces = store.read(path).await?;
+    let (cache, id, runtime) = (cache.clone(), id.clone(), Handle::current());
+    let given_up = CancellationToken::new();
+    let _give_up = given_up.clone().drop_guard();
+    let staging = tokio::task::spawn_blocking(move || {
+        let mut staging = cache.stage(&id, stamp.length)?;
+        let all = async move {
+            while let Some(piece) = pieces.next().await {
+                staging.write(&piece?)?;
             }
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
-        }
-    }
-    if failed.is_none() {
-        let _ = send.send(None).await;
-    }
-    drop(send);
-    let written = writing.await.map_err(join_error)?;
-    match (failed, written) {
-        (Some(error), _) => Err(error.into()),
-        (None, Ok(Some(staged))) => Ok(staged),
-        (None, Ok(None)) => Err(join_error("the writer ended early").into()),
-        (None, Err(error)) => Err(error.into()),
-    }
-}
-
-/// Writes until the end mark; without one (the pull was given up) nothing stays.
-fn write_all(
-    mut staging: Staging,
-    mut receive: mpsc::Receiver<Option<Vec<Bytes>>>,
-) -> Result<Option<Staged>, CacheError> {
-    while let Some(some) = receive.blocking_recv() {
-        let Some(some) = some else { return staging.finish().map(Some) };
-        staging.write_pieces(&some)?;
-    }
-    Ok(None)
+            Ok(staging.finish()?)
+        };
+        // what was staged goes with a pull that nobody waits for any more
+        let staged = runtime.block_on(given_up.run_until_cancelled(all));
+        staged.unwrap_or_else(|| Err(join_error("the pull was given up").into()))
+    });
+    staging.await.map_err(join_error)?
 }
 
 impl Fetched {

@@ -26,6 +26,8 @@ struct Meddling {
     store: LocalStore,
     file: PathBuf,
     versions: Mutex<Vec<Vec<u8>>>,
+    /// Nothing comes after the first piece of a read, and no end.
+    hangs: bool,
 }
 
 #[async_trait]
@@ -48,7 +50,11 @@ impl Store for Meddling {
         if let Some(version) = self.versions.lock().unwrap().pop() {
             overwrite(&self.file, &version);
         }
-        Ok(futures::stream::iter(first).chain(pieces).boxed())
+        let first = futures::stream::iter(first);
+        match self.hangs {
+            true => Ok(first.chain(futures::stream::pending()).boxed()),
+            false => Ok(first.chain(pieces).boxed()),
+        }
     }
     async fn create(&self, path: &StorePath) -> Result<Box<dyn StoreWriter>, StoreError> {
         self.store.create(path).await
@@ -91,7 +97,7 @@ fn version(directory: &Path, fill: u8) -> Vec<u8> {
 }
 
 struct Fixture {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     store: Meddling,
     cache: Cache,
     versions: Vec<Vec<u8>>,
@@ -117,12 +123,12 @@ fn fixture(age: Duration, meddles: usize) -> Fixture {
     left.reverse();
     let store = LocalStore::new(&root, Default::default()).unwrap();
     Fixture {
-        store: Meddling { store, file, versions: Mutex::new(left) },
+        store: Meddling { store, file, versions: Mutex::new(left), hangs: false },
         cache: Cache::open(&settings).unwrap().0,
         id: SegmentId::new("ohio").unwrap(),
         entry: PoolEntry { path, stamp },
         versions,
-        _directory: directory,
+        directory,
     }
 }
 
@@ -138,6 +144,26 @@ impl Fixture {
 }
 
 const OLD: Duration = Duration::from_secs(3600);
+/// The bound of every wait for an event.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_is_given_up_ends_and_leaves_nothing() {
+    let mut fixture = fixture(OLD, 0);
+    fixture.store.hangs = true;
+    let incoming = fixture.directory.path().join("cache/incoming");
+    let staged = || std::fs::read_dir(&incoming).unwrap().count();
+    let until = async |count: usize| {
+        while staged() != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        pulled = fixture.pull() => panic!("it came to an end: {pulled:?}"),
+        () = until(1) => {}
+    }
+    tokio::time::timeout(PATIENCE, until(0)).await.expect("what was staged goes");
+}
 
 #[tokio::test]
 async fn s2_a_file_that_is_written_over_while_it_is_read_is_read_again() {
