@@ -9,7 +9,7 @@
 //! A holder must count its own time: a session may end as soon as its time to live has passed since the last
 //! renewal was sent, and ends at the latest after twice that time (Consul doubles it).
 //!
-//! Left out: what the keys mean. Two implementations pass one contract suite (`sync/tests/kv_contract.rs`):
+//! Left out: what the keys mean. Two implementations pass one contract suite (`sync/tests/kv_contract/`):
 //! [`consul`] for a cluster, [`sqlite`] for the processes of one machine.
 
 use std::fmt;
