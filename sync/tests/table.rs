@@ -181,6 +181,32 @@ async fn a_table_that_grows_and_shrinks_is_cut_anew_and_leaves_nothing_behind() 
     }
 }
 
+/// Also a part that is not wanted any more, so that nothing of it is written again.
+#[tokio::test]
+async fn a_part_that_somebody_removed_is_not_named_any_more_when_its_rows_are_gone_too() {
+    let cluster = Cluster::new().await;
+    let (kv, fence) = (&*cluster.kv, cluster.fence());
+    let mut writer = writer();
+    let mut wanted = numbered(60, "right");
+    writer.write(kv, &fence, epoch(1), lines(&wanted)).await.unwrap();
+    for meddle in [|key| Op::Delete { key }, |key| Op::Set { key, value: "garbled".into() }] {
+        let mut view = View::new();
+        view.look(kv).await.unwrap();
+        let (part, rows) = view.parts.iter().find(|(_, rows)| !rows.is_empty()).unwrap();
+        let key = table().join(&format!("{}-{}", part.bits, part.index)).unwrap();
+        kv.txn(&[meddle(key.clone())]).await.unwrap();
+        for Line(id, _) in rows {
+            wanted.remove(id.as_str());
+        }
+        writer.doubt();
+        writer.write(kv, &fence, epoch(1), lines(&wanted)).await.unwrap();
+        let mut fresh = View::new();
+        fresh.look(kv).await.unwrap();
+        assert_eq!(fresh.rows(), wanted);
+        assert_eq!(kv.get(&key).await.unwrap(), None);
+    }
+}
+
 /// A reading that failed is made up for at once, not when the table changes again or the wait is over.
 #[tokio::test]
 async fn what_could_not_be_fetched_is_fetched_by_the_next_call() {

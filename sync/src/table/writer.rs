@@ -42,6 +42,8 @@ pub struct TableWriter<R> {
 struct Known {
     /// `None` when there is no table, or none that can be read.
     manifest: Option<Manifest>,
+    /// Parts that are not what the manifest names.
+    damaged: BTreeSet<u16>,
     /// Keys below the table's that no meta document names.
     strays: BTreeSet<Key>,
 }
@@ -98,9 +100,10 @@ impl<R: Row> TableWriter<R> {
         let bits = known.manifest.as_ref().map_or(0, |manifest| manifest.bits);
         let (wanted, parts) = self.cut(epoch, bits, &rows)?;
         let mut writing = Writing { kv, fence, table: &self.table, done: Written::default() };
+        let damaged = std::mem::take(&mut known.damaged);
         match known.manifest.take() {
             Some(old) if old.bits == wanted.bits => {
-                writing.change(self.meta()?, old, &wanted, parts).await?;
+                writing.change(self.meta()?, old, &damaged, &wanted, parts).await?;
             }
             old => {
                 let old_keys =
@@ -150,24 +153,21 @@ impl<R: Row> TableWriter<R> {
         Ok(entries.into_iter().map(|entry| (entry.key, entry.value)).collect())
     }
 
-    /// What is there. Parts that are not what the meta document names are not taken as there.
+    /// What is there.
     async fn look(&self, kv: &dyn Kv) -> Result<Known, TableError> {
         let mut documents = self.documents(kv).await?;
         let meta = self.meta()?;
+        let mut damaged = BTreeSet::new();
         let manifest = match documents.remove(&meta).map(|packed| Manifest::read(&meta, &packed)) {
             None => None,
-            Some(Ok(mut manifest)) => {
-                let bits = manifest.bits;
-                let mut whole = BTreeMap::new();
-                for (index, tag) in manifest.parts {
-                    let key = self.part(Part { bits, index })?;
-                    if documents.remove(&key).is_some_and(|packed| Tag::of(&packed) == tag) {
-                        whole.insert(index, tag);
-                    } else {
-                        tracing::warn!(%key, "a document of the registry is not what was written; writing it again");
+            Some(Ok(manifest)) => {
+                for (part, tag) in manifest.parts() {
+                    let key = self.part(part)?;
+                    if documents.remove(&key).is_none_or(|packed| Tag::of(&packed) != tag) {
+                        tracing::warn!(%key, "a document of the registry is not what was written; mending it");
+                        damaged.insert(part.index);
                     }
                 }
-                manifest.parts = whole;
                 Some(manifest)
             }
             Some(Err(error)) => {
@@ -175,7 +175,7 @@ impl<R: Row> TableWriter<R> {
                 None
             }
         };
-        Ok(Known { manifest, strays: documents.into_keys().collect() })
+        Ok(Known { manifest, damaged, strays: documents.into_keys().collect() })
     }
 
     fn meta(&self) -> Result<Key, KvError> {
@@ -215,6 +215,7 @@ impl Writing<'_> {
         &mut self,
         meta: Key,
         mut old: Manifest,
+        damaged: &BTreeSet<u16>,
         wanted: &Manifest,
         mut parts: BTreeMap<u16, Bytes>,
     ) -> Result<(), TableError> {
@@ -222,7 +223,9 @@ impl Writing<'_> {
         let of_both = old.parts.keys().chain(wanted.parts.keys()).copied().collect::<BTreeSet<_>>();
         let mut changed: Vec<u16> = of_both
             .into_iter()
-            .filter(|index| old.parts.get(index) != wanted.parts.get(index))
+            .filter(|index| {
+                damaged.contains(index) || old.parts.get(index) != wanted.parts.get(index)
+            })
             .collect();
         changed.reverse();
         if changed.is_empty() && old.epoch == wanted.epoch {
