@@ -7,7 +7,7 @@
 //! published, it removes the one and gives back the other.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -84,22 +84,14 @@ impl Staging {
 
     /// Appends `bytes`; more than the announced length is an error.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), CacheError> {
-        self.write_pieces(&[bytes])
-    }
-
-    /// Appends `pieces` one after another, in as few system calls as they take.
-    pub fn write_pieces(&mut self, pieces: &[impl AsRef<[u8]>]) -> Result<(), CacheError> {
-        let bytes: u64 = pieces.iter().map(|piece| piece.as_ref().len() as u64).sum();
-        let got_bytes = self.written_bytes + bytes;
+        let got_bytes = self.written_bytes + bytes.len() as u64;
         if got_bytes > self.expected_bytes {
             return Err(self.length_differs(got_bytes));
         }
-        write_all_vectored(&mut self.file, pieces).map_err(|error| {
+        self.file.write_all(bytes).map_err(|error| {
             CacheError::io("write", &self.part.path, self.expected_bytes, error)
         })?;
-        for piece in pieces {
-            self.hasher.update(piece.as_ref());
-        }
+        self.hasher.update(bytes);
         self.written_bytes = got_bytes;
         Ok(())
     }
@@ -126,22 +118,6 @@ impl Staging {
         let (id, expected_bytes) = (self.id.clone(), self.expected_bytes);
         CacheError::LengthDiffers { id, expected_bytes, got_bytes }
     }
-}
-
-fn write_all_vectored(file: &mut File, pieces: &[impl AsRef<[u8]>]) -> io::Result<()> {
-    let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece.as_ref())).collect();
-    let mut left = slices.as_mut_slice();
-    // takes empty slices off the front
-    IoSlice::advance_slices(&mut left, 0);
-    while !left.is_empty() {
-        match file.write_vectored(left) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut left, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// A whole file whose digest is known and whose content is not yet trusted.
