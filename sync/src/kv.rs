@@ -27,7 +27,7 @@ mod session;
 pub mod sqlite;
 mod watcher;
 
-pub use kept::{KeptSession, SinceBoot};
+pub use kept::KeptSession;
 pub use key::{Index, InvalidKey, Key};
 pub use limits::{
     ANSWER_BYTES_MAX, LOCK_DELAY_MAX, SESSION_TTL_MAX, SESSION_TTL_MIN, TXN_BYTES_MAX, TXN_OPS_MAX,

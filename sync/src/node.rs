@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::SinceBoot;
 use crate::kv::{
-    Consistency, InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId, SessionOptions,
-    SinceBoot, Txn,
+    Consistency, InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId, SessionOptions, Txn,
 };
 
 /// Below it is one key for each node.

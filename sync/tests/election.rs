@@ -5,21 +5,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use sync::clock::{SystemClock, since_boot};
+use sync::clock::{SinceBoot, SystemClock, since_boot};
 use sync::kv::consul::{ConsulKv, ConsulSettings};
 use sync::kv::sqlite::SqliteKv;
-use sync::kv::{
-    Consistency, Entry, Index, Key, Kv, KvError, KvErrorKind, KvTimeouts, Op, SessionId,
-    SessionInfo, SessionOptions, SinceBoot, Snapshot, Txn, Watched,
-};
+use sync::kv::{Key, Kv, KvTimeouts, Op, Txn};
 use sync::lead::{Candidate, LeadSettings, Term, leader};
 use sync::store::{Store, StoreTimeouts, open};
 use tokio_util::sync::CancellationToken;
+
+#[path = "support/breaking.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod breaking;
+
+use breaking::BreakingKv;
 
 const PATIENT: KvTimeouts = KvTimeouts { connect_ms: 10_000, call_ms: 20_000 };
 /// The bound of every wait: five times what a lead that died may take, 2 x 10 s and the lock-delay.
@@ -90,89 +91,6 @@ async fn may_write(kv: &dyn Kv, term: &Term) -> bool {
     matches!(kv.txn(&ops).await.unwrap(), Txn::Committed(_))
 }
 
-/// A store of keys that its holder cannot reach while it is cut off, or whose renewals take their time.
-#[derive(Debug)]
-struct Cut {
-    inner: Arc<dyn Kv>,
-    off: AtomicBool,
-    boot_ms: Arc<AtomicU64>,
-    renewal_ms: AtomicU64,
-    renewals: AtomicUsize,
-    acquires: AtomicUsize,
-}
-
-impl Cut {
-    fn new(inner: Arc<dyn Kv>, place: &Place) -> Arc<Self> {
-        Arc::new(Self {
-            inner,
-            off: false.into(),
-            boot_ms: place.boot_ms.clone(),
-            renewal_ms: 0.into(),
-            renewals: 0.into(),
-            acquires: 0.into(),
-        })
-    }
-
-    fn reach(&self) -> Result<&dyn Kv, KvError> {
-        match self.off.load(Ordering::SeqCst) {
-            false => Ok(&*self.inner),
-            true => Err(KvError {
-                kind: KvErrorKind::Unavailable,
-                attempted: "reach",
-                target: self.address(),
-                reason: "the test cut it off".to_owned(),
-            }),
-        }
-    }
-}
-
-#[async_trait]
-impl Kv for Cut {
-    fn address(&self) -> String {
-        self.inner.address()
-    }
-    async fn get(&self, key: &Key) -> Result<Option<Entry>, KvError> {
-        self.reach()?.get(key).await
-    }
-    async fn list(&self, below: &Key, how: Consistency) -> Result<Vec<Entry>, KvError> {
-        self.reach()?.list(below, how).await
-    }
-    async fn watch(
-        &self,
-        what: &Watched,
-        after: Option<Index>,
-        wait: Duration,
-    ) -> Result<Snapshot, KvError> {
-        self.reach()?.watch(what, after, wait).await
-    }
-    async fn txn(&self, ops: &[Op]) -> Result<Txn, KvError> {
-        self.reach()?.txn(ops).await
-    }
-    async fn create_session(&self, options: &SessionOptions) -> Result<SessionId, KvError> {
-        self.reach()?.create_session(options).await
-    }
-    async fn renew_session(&self, session: &SessionId) -> Result<Duration, KvError> {
-        let lives = self.reach()?.renew_session(session).await?;
-        let took = self.renewal_ms.load(Ordering::SeqCst);
-        self.boot_ms.fetch_add(took, Ordering::SeqCst);
-        self.renewals.fetch_add(1, Ordering::SeqCst);
-        Ok(lives)
-    }
-    async fn destroy_session(&self, session: &SessionId) -> Result<(), KvError> {
-        self.reach()?.destroy_session(session).await
-    }
-    async fn session(&self, session: &SessionId) -> Result<Option<SessionInfo>, KvError> {
-        self.reach()?.session(session).await
-    }
-    async fn acquire(&self, key: &Key, value: Bytes, session: &SessionId) -> Result<bool, KvError> {
-        self.acquires.fetch_add(1, Ordering::SeqCst);
-        self.reach()?.acquire(key, value, session).await
-    }
-    async fn release(&self, key: &Key, value: Bytes, session: &SessionId) -> Result<bool, KvError> {
-        self.reach()?.release(key, value, session).await
-    }
-}
-
 #[tokio::test]
 async fn one_of_many_leads_and_hands_over_when_it_resigns() {
     let place = Place::new();
@@ -217,10 +135,10 @@ async fn one_of_many_leads_and_hands_over_when_it_resigns() {
 #[tokio::test]
 async fn a_lead_that_is_cut_off_or_slept_ends_before_another_leads_and_writes_nothing() {
     let place = Place::new();
-    let cut = Cut::new(place.kv(), &place);
+    let cut = BreakingKv::new(place.kv());
     let old = leads(&place.candidate("old", cut.clone())).await;
     assert!(old.holds());
-    cut.off.store(true, Ordering::SeqCst);
+    cut.cut_off();
     let next = place.candidate("next", place.kv());
     let next = tokio::spawn(async move { leads(&next).await });
     // short of its time to live it goes on, though it hears nothing; then it ends by its own clock
@@ -238,7 +156,7 @@ async fn a_lead_that_is_cut_off_or_slept_ends_before_another_leads_and_writes_no
     }
     let next = next.await.unwrap();
     assert!(next.epoch() > old.epoch());
-    cut.off.store(false, Ordering::SeqCst);
+    cut.mend();
     assert!(!may_write(&*place.kv(), &old).await, "the old lead wrote");
     assert!(may_write(&*place.kv(), &next).await);
     tokio::time::timeout(PATIENCE, old.over()).await.expect("it hears that it is over");
@@ -249,9 +167,12 @@ async fn a_lead_that_is_cut_off_or_slept_ends_before_another_leads_and_writes_no
 #[tokio::test]
 async fn a_renewal_counts_from_when_it_was_sent() {
     let place = Place::new();
-    let slow = Cut::new(place.kv(), &place);
+    let boot_ms = place.boot_ms.clone();
+    // six seconds from a renewal to its answer
+    let slow = BreakingKv::with_renewal(place.kv(), move || {
+        boot_ms.fetch_add(6_000, Ordering::SeqCst);
+    });
     let term = leads(&place.candidate("slow", slow.clone())).await;
-    slow.renewal_ms.store(6_000, Ordering::SeqCst);
     let renewed = async {
         while slow.renewals.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -269,7 +190,7 @@ async fn a_renewal_counts_from_when_it_was_sent() {
 async fn a_lock_that_is_closed_for_its_delay_is_asked_for_again_and_again() {
     let place = Place::new();
     let old = leads(&place.candidate("old", place.kv())).await;
-    let waiting = Cut::new(place.kv(), &place);
+    let waiting = BreakingKv::new(place.kv());
     let next = place.candidate("next", waiting.clone());
     let next = tokio::spawn(async move { leads(&next).await });
     let asked = async |times: usize| {
@@ -352,10 +273,10 @@ async fn a_real_consul_elects_one_lead_after_another() {
     assert_eq!(leader(&*kv()).await.unwrap().unwrap().node, "second");
 
     // its process hangs: it neither renews nor resigns
-    let cut = Cut::new(kv(), &place);
+    let cut = BreakingKv::new(kv());
     second.resign().await;
     let dead = leads(&of("dead", cut.clone())).await;
-    cut.off.store(true, Ordering::SeqCst);
+    cut.cut_off();
     let third = leads(&of("third", kv())).await;
     assert!(!dead.holds(), "two lead");
     assert!(third.epoch() > dead.epoch() && may_write(&*kv(), &third).await);

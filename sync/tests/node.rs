@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sync::clock::since_boot;
+use sync::clock::{SinceBoot, since_boot};
 use sync::kv::consul::{ConsulKv, ConsulSettings};
 use sync::kv::sqlite::SqliteKv;
-use sync::kv::{Key, Kv, KvTimeouts, Op, SESSION_TTL_MIN, SinceBoot, Txn};
+use sync::kv::{Key, Kv, KvTimeouts, Op, SESSION_TTL_MIN, Txn};
 use sync::node::{Node, NodeError, NodeName, Registration, members};
 
 const PATIENT: KvTimeouts = KvTimeouts { connect_ms: 10_000, call_ms: 20_000 };

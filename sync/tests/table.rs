@@ -18,6 +18,7 @@ use sync::registry::Epoch;
 use sync::table::{Change, Part, Row, TableError, TableReader, TableWriter, Written};
 
 #[path = "support/breaking.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
 mod breaking;
 
 use breaking::{Break, BreakingKv};

@@ -8,10 +8,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::clock::{Deadline, SinceBoot};
 
 use super::{Kv, KvError, KvErrorKind, SessionId, SessionOptions};
 
@@ -20,14 +21,11 @@ const RENEWALS: u32 = 3;
 /// The pause before a renewal that failed is tried again, as a part of the time to live.
 const RETRIES: u32 = 20;
 
-/// The clock that sessions are counted on: [`crate::clock::since_boot`].
-pub type SinceBoot = Arc<dyn Fn() -> Duration + Send + Sync>;
-
 /// A session that is renewed until this is dropped; then it ends when its time is over.
 pub struct KeptSession {
     kv: Arc<dyn Kv>,
     id: SessionId,
-    until: Until,
+    until: Deadline,
     ended: CancellationToken,
     _renewing: DropGuard,
 }
@@ -45,8 +43,8 @@ impl KeptSession {
         options: &SessionOptions,
         since_boot: SinceBoot,
     ) -> Result<Self, KvError> {
-        let until = Until { since_boot, ms: Arc::default() };
-        let asked = until.now_ms();
+        let until = Deadline::new(since_boot);
+        let asked = until.now();
         let id = kv.create_session(options).await?;
         until.extend(asked, options.ttl());
         let (ended, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -85,11 +83,11 @@ impl KeptSession {
 }
 
 /// Renews `id` until it is lost.
-async fn keep(kv: Arc<dyn Kv>, id: SessionId, ttl: Duration, until: Until) {
+async fn keep(kv: Arc<dyn Kv>, id: SessionId, ttl: Duration, until: Deadline) {
     let mut pause = ttl / RENEWALS;
     loop {
         tokio::time::sleep(pause).await;
-        let asked = until.now_ms();
+        let asked = until.now();
         match kv.renew_session(&id).await {
             Ok(lives) => {
                 until.extend(asked, lives.min(ttl));
@@ -104,31 +102,5 @@ async fn keep(kv: Arc<dyn Kv>, id: SessionId, ttl: Duration, until: Until) {
         if !until.holds() {
             return until.end();
         }
-    }
-}
-
-/// The moment, in milliseconds since boot; 0 once the session is known to be lost.
-#[derive(Clone)]
-struct Until {
-    since_boot: SinceBoot,
-    ms: Arc<AtomicU64>,
-}
-
-impl Until {
-    fn now_ms(&self) -> u64 {
-        u64::try_from((self.since_boot)().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn extend(&self, asked_ms: u64, ttl: Duration) {
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        self.ms.fetch_max(asked_ms.saturating_add(ttl_ms), Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        self.ms.store(0, Ordering::Relaxed);
-    }
-
-    fn holds(&self) -> bool {
-        self.now_ms() < self.ms.load(Ordering::Relaxed)
     }
 }

@@ -21,6 +21,7 @@ use super::{
     ANSWER_BYTES_MAX, Consistency, Entry, Index, Key, Kv, KvError, KvErrorKind, KvTimeouts, Op,
     SessionId, SessionInfo, SessionOptions, Snapshot, Txn, WATCH_WAIT_MAX, Watched,
 };
+use crate::clock::SinceBoot;
 use crate::sqlite_file::SqliteFileError;
 
 mod file;
@@ -33,9 +34,6 @@ use file::File;
 
 /// How often a watch looks: a quarter of what a person notices, and 20 short reads a second.
 const WATCH_POLL: Duration = Duration::from_millis(50);
-
-/// Time since the machine started, its sleep included.
-type SinceBoot = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// The store of keys in a file. Cloning is cheap.
 #[derive(Clone)]

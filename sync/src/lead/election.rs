@@ -14,11 +14,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, SinceBoot};
 use crate::incarnation::{self, IncarnationError};
 use crate::kv::{
-    InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId, SessionOptions, SinceBoot,
-    Watched, Watcher,
+    InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId, SessionOptions, Watched, Watcher,
 };
 use crate::registry::Epoch;
 use crate::store::Store;

@@ -4,12 +4,11 @@
 //! moment the newest successful question was *sent*, has not passed. An answer that is late proves nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::clock::since_boot;
+use crate::clock::{Deadline, since_boot};
 use crate::registry::{Registry, WriteLock};
 
 /// Renewals within one time to live.
@@ -19,8 +18,7 @@ pub(super) struct Lease {
     registry: Arc<dyn Registry>,
     lock: WriteLock,
     ttl: Duration,
-    /// Milliseconds since boot; 0 once the lock is known to be lost.
-    until_ms: Arc<AtomicU64>,
+    until: Deadline,
     renewing: JoinHandle<()>,
 }
 
@@ -32,19 +30,20 @@ impl Lease {
         ttl: Duration,
         asked: Duration,
     ) -> Self {
-        let until_ms = Arc::new(AtomicU64::new(ms(asked + ttl)));
+        let until = Deadline::new(Arc::new(since_boot));
+        until.extend(asked, ttl);
         let renewing = tokio::spawn({
-            let (registry, lock, until_ms) = (registry.clone(), lock.clone(), until_ms.clone());
+            let (registry, lock, until) = (registry.clone(), lock.clone(), until.clone());
             async move {
                 loop {
                     tokio::time::sleep(ttl / RENEWALS).await;
-                    if renew(registry.as_ref(), &lock, ttl, &until_ms).await == Some(false) {
+                    if renew(registry.as_ref(), &lock, ttl, &until).await == Some(false) {
                         return;
                     }
                 }
             }
         });
-        Self { registry, lock, ttl, until_ms, renewing }
+        Self { registry, lock, ttl, until, renewing }
     }
 
     pub(super) fn lock(&self) -> &WriteLock {
@@ -53,12 +52,12 @@ impl Lease {
 
     /// Whether the lock is held by this machine's clock.
     pub(super) fn holds(&self) -> bool {
-        ms(since_boot()) < self.until_ms.load(Ordering::Relaxed)
+        self.until.holds()
     }
 
     /// Whether the registry says so now; one that does not answer has not said yes.
     pub(super) async fn confirm(&self) -> bool {
-        let said = renew(self.registry.as_ref(), &self.lock, self.ttl, &self.until_ms).await;
+        let said = renew(self.registry.as_ref(), &self.lock, self.ttl, &self.until).await;
         said == Some(true) && self.holds()
     }
 
@@ -82,16 +81,16 @@ async fn renew(
     registry: &dyn Registry,
     lock: &WriteLock,
     ttl: Duration,
-    until_ms: &AtomicU64,
+    until: &Deadline,
 ) -> Option<bool> {
-    let asked = since_boot();
+    let asked = until.now();
     match registry.renew_write(lock, ttl).await {
         Ok(true) => {
-            until_ms.fetch_max(ms(asked + ttl), Ordering::Relaxed);
+            until.extend(asked, ttl);
             Some(true)
         }
         Ok(false) => {
-            until_ms.store(0, Ordering::Relaxed);
+            until.end();
             Some(false)
         }
         Err(error) => {
@@ -99,8 +98,4 @@ async fn renew(
             None
         }
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

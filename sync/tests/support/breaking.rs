@@ -1,7 +1,8 @@
-//! A store of keys that fails at a transaction of one's choice, before or after it was done, or at every reading of one
-//! key.
+//! A store of keys that fails when a test wants it: at a transaction of its choice, before or after that was done, at
+//! every reading of one key, or altogether, as for a holder that is cut off.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,17 +22,49 @@ pub enum Break {
     AnswerLost,
 }
 
-#[derive(Debug)]
 pub struct BreakingKv {
     inner: Arc<dyn Kv>,
     /// How many transactions pass, and what becomes of the next.
     left: Mutex<Option<(usize, Break)>>,
     reads_fail: AtomicBool,
+    cut: AtomicBool,
+    /// Is called when a renewal was done and before its answer comes.
+    renewed: Box<dyn Fn() + Send + Sync>,
+    pub renewals: AtomicUsize,
+    pub acquires: AtomicUsize,
 }
 
 impl BreakingKv {
     pub fn new(inner: Arc<dyn Kv>) -> Arc<Self> {
-        Arc::new(Self { inner, left: Mutex::new(None), reads_fail: false.into() })
+        Self::with_renewal(inner, || ())
+    }
+
+    /// `renewed` is called when a renewal was done and before its answer comes.
+    pub fn with_renewal(
+        inner: Arc<dyn Kv>,
+        renewed: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            left: Mutex::new(None),
+            reads_fail: false.into(),
+            cut: false.into(),
+            renewed: Box::new(renewed),
+            renewals: 0.into(),
+            acquires: 0.into(),
+        })
+    }
+
+    /// Nothing reaches it until it is mended.
+    pub fn cut_off(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+    }
+
+    fn reach(&self) -> Result<&dyn Kv, KvError> {
+        match self.cut.load(Ordering::SeqCst) {
+            false => Ok(&*self.inner),
+            true => Err(self.error("reach")),
+        }
     }
 
     pub fn break_at(&self, transaction: usize, how: Break) {
@@ -45,6 +78,7 @@ impl BreakingKv {
     pub fn mend(&self) {
         *self.left.lock().unwrap() = None;
         self.reads_fail.store(false, Ordering::SeqCst);
+        self.cut.store(false, Ordering::SeqCst);
     }
 
     fn error(&self, attempted: &'static str) -> KvError {
@@ -57,6 +91,12 @@ impl BreakingKv {
     }
 }
 
+impl fmt::Debug for BreakingKv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BreakingKv").field(&self.inner).finish()
+    }
+}
+
 #[async_trait]
 impl Kv for BreakingKv {
     fn address(&self) -> String {
@@ -64,12 +104,12 @@ impl Kv for BreakingKv {
     }
     async fn get(&self, key: &Key) -> Result<Option<Entry>, KvError> {
         match self.reads_fail.load(Ordering::SeqCst) {
-            false => self.inner.get(key).await,
+            false => self.reach()?.get(key).await,
             true => Err(self.error("read")),
         }
     }
     async fn list(&self, below: &Key, how: Consistency) -> Result<Vec<Entry>, KvError> {
-        self.inner.list(below, how).await
+        self.reach()?.list(below, how).await
     }
     async fn watch(
         &self,
@@ -77,7 +117,7 @@ impl Kv for BreakingKv {
         after: Option<Index>,
         wait: Duration,
     ) -> Result<Snapshot, KvError> {
-        self.inner.watch(what, after, wait).await
+        self.reach()?.watch(what, after, wait).await
     }
     async fn txn(&self, ops: &[Op]) -> Result<Txn, KvError> {
         let now = {
@@ -91,28 +131,32 @@ impl Kv for BreakingKv {
                 None => None,
             }
         };
-        let Some(how) = now else { return self.inner.txn(ops).await };
+        let Some(how) = now else { return self.reach()?.txn(ops).await };
         if let Break::AnswerLost = how {
-            self.inner.txn(ops).await?;
+            self.reach()?.txn(ops).await?;
         }
         Err(self.error("commit"))
     }
     async fn create_session(&self, options: &SessionOptions) -> Result<SessionId, KvError> {
-        self.inner.create_session(options).await
+        self.reach()?.create_session(options).await
     }
     async fn renew_session(&self, session: &SessionId) -> Result<Duration, KvError> {
-        self.inner.renew_session(session).await
+        let lives = self.reach()?.renew_session(session).await?;
+        (self.renewed)();
+        self.renewals.fetch_add(1, Ordering::SeqCst);
+        Ok(lives)
     }
     async fn destroy_session(&self, session: &SessionId) -> Result<(), KvError> {
-        self.inner.destroy_session(session).await
+        self.reach()?.destroy_session(session).await
     }
     async fn session(&self, session: &SessionId) -> Result<Option<SessionInfo>, KvError> {
-        self.inner.session(session).await
+        self.reach()?.session(session).await
     }
     async fn acquire(&self, key: &Key, value: Bytes, session: &SessionId) -> Result<bool, KvError> {
-        self.inner.acquire(key, value, session).await
+        self.acquires.fetch_add(1, Ordering::SeqCst);
+        self.reach()?.acquire(key, value, session).await
     }
     async fn release(&self, key: &Key, value: Bytes, session: &SessionId) -> Result<bool, KvError> {
-        self.inner.release(key, value, session).await
+        self.reach()?.release(key, value, session).await
     }
 }
