@@ -33,6 +33,7 @@ mod remove;
 mod staging;
 mod start;
 mod survey;
+mod writer;
 
 pub use error::CacheError;
 pub use staging::{Refusal, Rejected, Staged, Staging, Verified};

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod daemon;
+mod direct;
 pub mod failpoint;
 pub mod filesystem;
 pub mod header;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::disk::{self, now_ms};
 use crate::cache::{Cache, CacheError};
+use crate::direct::Buffer;
 use crate::ledger::Fingerprint;
 use crate::metrics;
 use crate::segment::{Digest, SegmentId};
@@ -24,7 +25,7 @@ use crate::worker::{Worked, Worker, WorkerError};
 
 mod direct;
 
-use direct::{Buffer, CHUNK_BYTES, Reader};
+use direct::{CHUNK_BYTES, Reader};
 
 /// The largest share of the time that scrub reads, however late it is: queries come first.
 pub const DISK_SHARE_MAX: f64 = 0.5;
@@ -199,7 +200,7 @@ impl Scrub {
             saved_at: Instant::now(),
             verified: Vec::new(),
             current: None,
-            buffer: Buffer::new(),
+            buffer: Buffer::new(CHUNK_BYTES),
             tranquilizer: Tranquilizer::default(),
             shared: Arc::default(),
         };

@@ -28,11 +28,14 @@ fn name(round: u64, item: u64) -> String {
     format!("s{}", (round + item) % IDS)
 }
 
-/// The content of an item: of its own, and large enough that the kernel holds it back for a while.
+/// The content of an item: of its own, some blocks that are written past the page cache, and an end of less than a
+/// block, which the kernel holds back for a while.
 fn content(round: u64, item: u64) -> Vec<u8> {
+    const PAGE_BYTES: u16 = 512;
     let mut bytes = database(1000 * round + item);
-    bytes.resize(bytes.len() + 4096 * 40, item as u8);
-    let pages = u32::try_from(bytes.len() / 4096).unwrap();
+    bytes.resize(bytes.len() + 4096 * 40 + usize::from(PAGE_BYTES), item as u8);
+    bytes[16..18].copy_from_slice(&PAGE_BYTES.to_be_bytes());
+    let pages = u32::try_from(bytes.len() / usize::from(PAGE_BYTES)).unwrap();
     bytes[28..32].copy_from_slice(&pages.to_be_bytes());
     bytes
 }

@@ -7,7 +7,6 @@
 //! published, it removes the one and gives back the other.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -19,6 +18,7 @@ use crate::header::{self, HeaderError};
 use crate::metrics;
 use crate::segment::{Digest, SegmentId, Stamp};
 
+use super::writer::Writer;
 use super::{Cache, CacheError, State, disk};
 
 /// How many problems a refusal by `quick_check` tells of.
@@ -54,7 +54,7 @@ impl Drop for Part {
 pub struct Staging {
     id: SegmentId,
     part: Part,
-    file: File,
+    writer: Writer,
     hasher: blake3::Hasher,
     expected_bytes: u64,
     written_bytes: u64,
@@ -78,8 +78,9 @@ impl Staging {
         let file = options.open(&part.path).map_err(fail)?;
         // whoever comes second to the last free bytes hears of it now; and writing into allocated room costs less
         disk::allocate(&file, length).map_err(fail)?;
+        let writer = Writer::new(file, length).map_err(fail)?;
         let hasher = blake3::Hasher::new();
-        Ok(Self { id: id.clone(), part, file, hasher, expected_bytes: length, written_bytes: 0 })
+        Ok(Self { id: id.clone(), part, writer, hasher, expected_bytes: length, written_bytes: 0 })
     }
 
     /// Appends `bytes`; more than the announced length is an error.
@@ -88,7 +89,7 @@ impl Staging {
         if got_bytes > self.expected_bytes {
             return Err(self.length_differs(got_bytes));
         }
-        self.file.write_all(bytes).map_err(|error| {
+        self.writer.write(bytes).map_err(|error| {
             CacheError::io("write", &self.part.path, self.expected_bytes, error)
         })?;
         self.hasher.update(bytes);
@@ -102,14 +103,15 @@ impl Staging {
             return Err(self.length_differs(self.written_bytes));
         }
         let fail = |error| CacheError::io("stage", &self.part.path, self.expected_bytes, error);
-        self.file.set_permissions(std::fs::Permissions::from_mode(0o444)).map_err(fail)?;
+        let file = self.writer.finish().map_err(fail)?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o444)).map_err(fail)?;
         crash_point("admission.staged");
         Ok(Staged {
             id: self.id,
             digest: self.hasher.finalize().into(),
             length: self.expected_bytes,
             part: self.part,
-            file: self.file,
+            file,
             durable_as: None,
         })
     }

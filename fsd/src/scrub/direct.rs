@@ -12,29 +12,11 @@ use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
 use crate::cache::disk;
+use crate::direct::{self, ALIGN_BYTES, Buffer};
 use crate::ledger::Fingerprint;
 
 /// One read: large enough for a disk's full speed, small enough that a rest comes soon.
 pub(super) const CHUNK_BYTES: usize = 8 << 20;
-
-/// O_DIRECT wants memory, offset and length aligned to the disk's logical block, which is at most this.
-const ALIGN_BYTES: usize = 4096;
-
-/// Aligned memory for one chunk.
-pub(super) struct Buffer {
-    bytes: Vec<u8>,
-}
-
-impl Buffer {
-    pub fn new() -> Self {
-        Self { bytes: vec![0; CHUNK_BYTES + ALIGN_BYTES] }
-    }
-
-    fn aligned(&mut self) -> &mut [u8] {
-        let start = self.bytes.as_ptr().align_offset(ALIGN_BYTES);
-        &mut self.bytes[start..start + CHUNK_BYTES]
-    }
-}
 
 /// A file that is read chunk by chunk.
 pub(super) struct Reader {
@@ -46,17 +28,9 @@ pub(super) struct Reader {
 
 impl Reader {
     pub fn open(path: &Path) -> io::Result<Self> {
-        let open = |flags: OFlags| {
-            let flags = (flags | OFlags::NOFOLLOW).bits().cast_signed();
-            OpenOptions::new().read(true).custom_flags(flags).open(path)
-        };
-        let (file, direct) = match open(OFlags::DIRECT) {
-            Ok(file) => (file, true),
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
-                (open(OFlags::empty())?, false)
-            }
-            Err(error) => return Err(error),
-        };
+        let flags = OFlags::NOFOLLOW.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let direct = direct::set(&file, true)?;
         let fingerprint = disk::fingerprint_of(&rustix::fs::fstat(&file)?);
         let reader = Self { file, fingerprint, direct, offset: 0 };
         if !direct {
@@ -72,7 +46,7 @@ impl Reader {
 
     /// The next chunk; a shorter one than [`CHUNK_BYTES`] is the last.
     pub fn read<'a>(&mut self, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
-        let buffer = buffer.aligned();
+        let buffer = buffer.bytes();
         let mut filled = 0;
         while filled < buffer.len() {
             match self.file.read_at(&mut buffer[filled..], self.offset + filled as u64) {
@@ -85,9 +59,8 @@ impl Reader {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if self.direct && Errno::from_io_error(&error) == Some(Errno::INVAL) => {
-                    let flags = rustix::fs::fcntl_getfl(&self.file)?;
-                    rustix::fs::fcntl_setfl(&self.file, flags - OFlags::DIRECT)?;
+                Err(error) if self.direct && direct::is_refused(&error) => {
+                    direct::set(&self.file, false)?;
                     self.direct = false;
                     self.drop_from_cache(self.offset);
                 }
@@ -124,15 +97,14 @@ mod tests {
     fn every_length_is_read_whole() {
         let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = directory.path().join("x");
-        let mut buffer = Buffer::new();
+        let mut buffer = Buffer::new(CHUNK_BYTES);
         for length in [0, 1, 511, 4096, 4097, CHUNK_BYTES, CHUNK_BYTES + 5000, 2 * CHUNK_BYTES] {
             let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
             std::fs::write(&path, &bytes).unwrap();
             for direct in [true, false] {
                 let mut reader = Reader::open(&path).unwrap();
                 if !direct && reader.direct {
-                    let flags = rustix::fs::fcntl_getfl(&reader.file).unwrap();
-                    rustix::fs::fcntl_setfl(&reader.file, flags - OFlags::DIRECT).unwrap();
+                    direct::set(&reader.file, false).unwrap();
                     reader.direct = false;
                 }
                 let mut got = Vec::new();
