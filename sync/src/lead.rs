@@ -1,7 +1,14 @@
-//! The lead synchronizer: which of the candidates it is, and what it may write.
-//!
-//! Left out, until it is there: the cycle itself, which lists the pool, plans, and writes the tables.
+//! The lead synchronizer: which of the candidates it is, and what it does while it leads.
 
+mod cycle;
 mod election;
+mod nodes;
+mod orders;
+mod pool_rows;
+mod run;
 
+pub use cycle::{CycleError, CycleReport, CycleSettings, Lead, LeadOutside};
 pub use election::{Candidate, ElectionError, LEAD_KEY, LeadSettings, Leader, Term, leader};
+pub use nodes::NodeReport;
+pub use orders::Orders;
+pub use run::{LeadHandle, LeadService, LeadStatus};

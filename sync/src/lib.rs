@@ -1,6 +1,7 @@
 //! The deep store, the registry, and the synchronizer that keeps the cache what it should be.
 
 pub mod clock;
+pub mod cluster;
 pub mod incarnation;
 pub mod kv;
 pub mod lead;
@@ -17,3 +18,4 @@ pub mod seal;
 mod sqlite_file;
 pub mod store;
 pub mod table;
+pub mod tag;

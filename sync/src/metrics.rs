@@ -5,6 +5,7 @@ use std::time::Duration;
 use fsd::status::FsStatus;
 use metrics::{counter, gauge, histogram};
 
+use crate::lead::CycleReport;
 use crate::local::status::LocalStatus;
 use crate::pull::PullError;
 
@@ -42,6 +43,50 @@ pub const PUBLISHED_BYTES: &str = "trough_put_bytes_total";
 pub const PUBLISH_FAILURES: &str = "trough_put_failures_total";
 /// Counter: publications refused because the fence had moved on (S4).
 pub const PUBLISH_FENCED: &str = "trough_put_fenced_total";
+
+/// 1 while this process leads.
+pub const LEADS: &str = "trough_lead";
+/// Cycles of the lead, by whether they came to their end.
+pub const CYCLES_TOTAL: &str = "trough_lead_cycles_total";
+/// How long they took, by step, in seconds.
+pub const CYCLE_SECONDS: &str = "trough_lead_cycle_seconds";
+/// Bytes that they wrote into the registry.
+pub const CYCLE_WRITTEN_BYTES_TOTAL: &str = "trough_lead_written_bytes_total";
+/// Copies of segments as the lead plans them, by kind: wanted, missing, without a place.
+pub const COPIES: &str = "trough_lead_copies";
+/// Segments that the deep store does not show any more and that wait for a person (S9).
+pub const REMOVALS_WAITING: &str = "trough_lead_removals_waiting";
+
+pub(crate) fn leads(yes: bool) {
+    gauge!(LEADS).set(if yes { 1.0 } else { 0.0 });
+}
+
+pub(crate) fn cycle_failed() {
+    counter!(CYCLES_TOTAL, "done" => "no").increment(1);
+}
+
+pub(crate) fn cycled(report: &CycleReport) {
+    counter!(CYCLES_TOTAL, "done" => "yes").increment(1);
+    let steps = [
+        ("look", Some(report.look_ms)),
+        ("list", report.list_ms),
+        ("plan", Some(report.plan_ms)),
+        ("write", Some(report.write_ms)),
+    ];
+    for (step, ms) in steps {
+        if let Some(ms) = ms {
+            histogram!(CYCLE_SECONDS, "step" => step).record(ms as f64 / 1_000.0);
+        }
+    }
+    counter!(CYCLE_WRITTEN_BYTES_TOTAL).increment(report.written.bytes as u64);
+    if let Some(figures) = &report.figures {
+        gauge!(COPIES, "kind" => "wanted").set(figures.copies_wanted as f64);
+        gauge!(COPIES, "kind" => "missing").set(figures.copies_missing as f64);
+        gauge!(COPIES, "kind" => "unplaced").set(figures.copies_unplaced as f64);
+    }
+    let waiting = report.held_back.as_ref().map_or(0, |held_back| held_back.missing);
+    gauge!(REMOVALS_WAITING).set(waiting as f64);
+}
 
 pub(crate) fn listed(complete: bool, took: Duration) {
     let complete = if complete { "yes" } else { "no" };

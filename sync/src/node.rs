@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::SinceBoot;
 use crate::kv::{
-    Consistency, InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId, SessionOptions, Txn,
+    Consistency, Index, InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId,
+    SessionOptions, Txn,
 };
 
 /// Below it is one key for each node.
-const NODES_KEY: &str = "trough/node";
+pub(crate) const NODES_KEY: &str = "trough/node";
 /// The longest name: it is also a label of DNS.
 const NAME_BYTES_MAX: usize = 63;
 /// The format of [`Node`]. A trough passes over one that it does not know.
@@ -54,7 +55,7 @@ impl NodeName {
         &self.0
     }
 
-    fn key(&self) -> Result<Key, KvError> {
+    pub(crate) fn key(&self) -> Result<Key, KvError> {
         crate::kv::key(&format!("{NODES_KEY}/{}", self.0))
     }
 }
@@ -100,6 +101,8 @@ pub struct Node {
     pub manager_address: String,
     /// Whether its table of holdings says all that it has: not yet, just after its start.
     pub announced: bool,
+    /// Grows with every change of that table, so that who watches the nodes sees which table to look at.
+    pub revision: u64,
     /// Of its trough.
     pub version: String,
 }
@@ -115,6 +118,7 @@ impl Node {
             read_address: read_address.to_owned(),
             manager_address: manager_address.to_owned(),
             announced: false,
+            revision: 0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -245,6 +249,8 @@ pub struct Member {
     pub node: Option<Node>,
     /// Whether its session holds.
     pub registered: bool,
+    /// When it said it.
+    pub modified: Index,
 }
 
 /// Every node that ever was, in order of name. Keys that name none are passed over.
@@ -254,7 +260,7 @@ pub async fn members(kv: &dyn Kv) -> Result<Vec<Member>, KvError> {
     let member = |entry: crate::kv::Entry| {
         let name = NodeName::new(entry.key.below(&below)?).ok()?;
         let (node, registered) = (Node::read(&entry.value), entry.session.is_some());
-        Some(Member { name, node, registered })
+        Some(Member { name, node, registered, modified: entry.modified })
     };
     Ok(entries.into_iter().filter_map(member).collect())
 }

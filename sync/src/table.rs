@@ -29,7 +29,7 @@ mod manifest;
 mod reader;
 mod writer;
 
-pub use document::{DOCUMENT_BYTES_MAX, Tag};
+pub use document::DOCUMENT_BYTES_MAX;
 pub use manifest::Part;
 pub use reader::{Change, TableReader};
 pub use writer::{TableWriter, Written};

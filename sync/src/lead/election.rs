@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, SinceBoot};
 use crate::incarnation::{self, IncarnationError};
 use crate::kv::{
-    InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId, SessionOptions, Watched, Watcher,
+    Entry, InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId, SessionOptions, Watched,
+    Watcher,
 };
 use crate::registry::Epoch;
 use crate::store::Store;
@@ -55,6 +56,14 @@ pub struct Leader {
     pub address: String,
     /// Since when, milliseconds since 1970.
     pub since_ms: u64,
+}
+
+impl Leader {
+    /// What the lock's entry says; `None` when nobody has it, or a trough that says it otherwise.
+    pub(super) fn read(entry: &Entry) -> Option<Self> {
+        entry.session.as_ref()?;
+        serde_json::from_slice(&entry.value).ok()
+    }
 }
 
 /// Why somebody does not lead.
@@ -220,11 +229,9 @@ async fn resign(kv: &dyn Kv, session: KeptSession) {
 
 /// Who leads now; `None` when nobody does.
 pub async fn leader(kv: &dyn Kv) -> Result<Option<Leader>, KvError> {
-    let entry = kv.get(&lead_key()?).await?.filter(|entry| entry.session.is_some());
-    // of a version that says it otherwise: somebody leads, and this is all that can be told
-    Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+    Ok(kv.get(&lead_key()?).await?.as_ref().and_then(Leader::read))
 }
 
-fn lead_key() -> Result<Key, KvError> {
+pub(super) fn lead_key() -> Result<Key, KvError> {
     crate::kv::key(LEAD_KEY)
 }

@@ -140,6 +140,15 @@ impl Rules {
         &self.settings
     }
 
+    /// The same with a person's word that the cluster may be so small; see
+    /// [`PlanSettings::accepted_quota_bytes`].
+    #[must_use]
+    pub fn accepting(&self, quota_bytes: u64) -> Self {
+        let mut rules = self.clone();
+        rules.settings.accepted_quota_bytes = Some(quota_bytes);
+        rules
+    }
+
     /// The rules in order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules

@@ -2,12 +2,11 @@
 //!
 //! Invariant: what unpacks to more than a limit is refused before memory is taken for it.
 
-use std::fmt;
 use std::io::Read;
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 /// The longest document: a part goes into one transaction with its table's meta document.
 pub const DOCUMENT_BYTES_MAX: usize = 240 << 10;
@@ -18,47 +17,6 @@ const UNPACKED_BYTES_MAX: usize = 64 << 20;
 
 /// zstd's default: the figures of a table repeat so much that more effort gains little.
 const LEVEL: i32 = 3;
-
-/// The first 8 bytes of the BLAKE3 of a document as it is stored.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Tag(u64);
-
-impl Tag {
-    pub(super) fn of(packed: &[u8]) -> Self {
-        let mut first = [0; 8];
-        first.copy_from_slice(&blake3::hash(packed).as_bytes()[..8]);
-        Self(u64::from_be_bytes(first))
-    }
-}
-
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl From<Tag> for String {
-    fn from(tag: Tag) -> Self {
-        tag.to_string()
-    }
-}
-
-impl TryFrom<String> for Tag {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        match u64::from_str_radix(&text, 16) {
-            Ok(tag) if text.len() == 16 => Ok(Self(tag)),
-            _ => Err(format!("{text:?} is no tag")),
-        }
-    }
-}
 
 /// `content` as it is stored: the same gives the same. `None` when that is longer than [`DOCUMENT_BYTES_MAX`].
 pub(super) fn pack(content: &impl Serialize) -> Option<Bytes> {
@@ -90,14 +48,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_reads_back_and_the_same_has_the_same_tag() {
+    fn a_document_reads_back_and_the_same_is_stored_the_same() {
         let packed = pack(&vec!["a", "b"]).unwrap();
         assert_eq!(unpack::<Vec<String>>(&packed), Ok(vec!["a".into(), "b".into()]));
-        let tag = Tag::of(&packed);
-        assert_eq!(Tag::of(&pack(&vec!["a", "b"]).unwrap()), tag);
-        assert_ne!(Tag::of(&pack(&vec!["a"]).unwrap()), tag);
-        assert_eq!(Tag::try_from(String::from(tag)), Ok(tag));
-        assert!(Tag::try_from("12".to_owned()).is_err());
+        assert_eq!(pack(&vec!["a", "b"]).unwrap(), packed);
+        assert_ne!(pack(&vec!["a"]).unwrap(), packed);
     }
 
     #[test]

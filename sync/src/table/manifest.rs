@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use fsd::segment::SegmentId;
 use serde::{Deserialize, Serialize};
 
-use super::document::{Tag, unpack};
+use super::document::unpack;
 use super::{Row, TableError};
 use crate::kv::{InvalidKey, Key};
 use crate::registry::Epoch;
+use crate::tag::Tag;
 
 /// The format of all documents of a table. A trough refuses one that it does not know.
 const FORMAT: u32 = 1;

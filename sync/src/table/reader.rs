@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::manifest::{Manifest, Part, meta_key, read_part};
 use super::writer::no_key;
 use super::{Row, TableError};
-use crate::kv::{InvalidKey, Key, Kv, Watched, Watcher};
+use crate::kv::{Entry, InvalidKey, Key, Kv, Watched, Watcher};
 use crate::registry::Epoch;
 
 /// Parts that are fetched at the same time.
@@ -54,23 +54,36 @@ impl<R: Row> TableReader<R> {
         let anew = Watcher::new(Watched::Key(self.meta.clone()), self.wait);
         let mut watcher = std::mem::replace(&mut self.watcher, anew);
         let snapshot = watcher.next(kv).await?;
-        let mut packed = snapshot.entries.into_iter().next().map(|entry| entry.value);
+        let change = self.take(kv, snapshot.entries.into_iter().next()).await?;
+        self.watcher = watcher;
+        Ok(change)
+    }
+
+    /// What changed, without waiting for anything to change.
+    pub async fn look(&mut self, kv: &dyn Kv) -> Result<Option<Change<R>>, TableError> {
+        let entry = kv.get(&self.meta).await?;
+        self.take(kv, entry).await
+    }
+
+    async fn take(
+        &mut self,
+        kv: &dyn Kv,
+        mut meta: Option<Entry>,
+    ) -> Result<Option<Change<R>>, TableError> {
         let mut left = RESTARTS_MAX;
-        let change = loop {
-            let Some(bytes) = packed else { break None };
-            let result = match Manifest::read(&self.meta, &bytes) {
+        loop {
+            let Some(Entry { value, .. }) = meta else { return Ok(None) };
+            let result = match Manifest::read(&self.meta, &value) {
                 Ok(manifest) => self.fetch(kv, manifest).await,
                 Err(error) => Err(error),
             };
             match result {
                 // a writer may have gone on in between: then the meta document says something else by now
                 Err(TableError::Undecodable { .. }) if left > 0 => left -= 1,
-                other => break other?,
+                other => return other,
             }
-            packed = kv.get(&self.meta).await?.map(|entry| entry.value);
-        };
-        self.watcher = watcher;
-        Ok(change)
+            meta = kv.get(&self.meta).await?;
+        }
     }
 
     async fn fetch(

@@ -2,22 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
+use std::ops::Add;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use super::document::{Tag, pack};
+use super::document::pack;
 use super::manifest::{
     BITS_MAX, Manifest, Part, ROWS_PER_PART, VALUES_BYTES_MAX, bits_for, meta_key, read_part,
 };
 use super::{Row, TableError};
 use crate::kv::{Consistency, InvalidKey, Key, Kv, KvError, KvErrorKind, Op, TXN_OPS_MAX, Txn};
 use crate::registry::Epoch;
+use crate::tag::Tag;
 
 /// Operations of a transaction besides parts: its fence, and the meta document.
 const OTHER_OPS: usize = 2;
 
 /// What was written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// Transactions.
     pub transactions: usize,
@@ -25,6 +28,17 @@ pub struct Written {
     pub documents: usize,
     /// Their bytes.
     pub bytes: usize,
+}
+
+impl Add for Written {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            transactions: self.transactions + other.transactions,
+            documents: self.documents + other.documents,
+            bytes: self.bytes + other.bytes,
+        }
+    }
 }
 
 /// Writes one table. There is one at a time: whoever holds the lock that its transactions check for.

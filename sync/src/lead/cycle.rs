@@ -1,0 +1,335 @@
+//! One cycle of the lead: look at the deep store and the nodes, plan, and write what changed.
+//!
+//! ```text
+//!   deep store --list--> guard --> pool --+
+//!   orders, nodes, what they hold --------+--> plan --1.--> trough/pool ----------> readers
+//!                                                       2.--> trough/assign/<node> --> nodes
+//! ```
+//!
+//! Invariants: everything that is written is fenced by the term, so a lead that was overtaken, or that slept, changes
+//! nothing; a listing that did not see everything removes nothing (S9); a registry that came back empty is not
+//! written to before `settle_s`, in which the nodes say what they hold, so that nothing moves (S10); the order is
+//! such that a cycle that is cut off anywhere is gone on with by the next, of this lead or of another.
+//!
+//! Left out: when there is a cycle ([`super::run`]), and who leads ([`super::election`]).
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fsd::segment::SegmentId;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::election::Term;
+use super::nodes::{NodeReport, Nodes};
+use super::orders::Orders;
+use crate::clock::Clock;
+use crate::cluster::{PoolRow, pool_table};
+use crate::kv::{Index, Kv, KvError, KvErrorKind, Op};
+use crate::planner::{Figures, Plan, Rules, World, WorldError, plan};
+use crate::pool::guard::{self, HeldBack};
+use crate::pool::{self, ListingReport, Pool, PoolListing};
+use crate::registry::Epoch;
+use crate::store::{Store, StorePath};
+use crate::table::{TableError, TableWriter, Written};
+
+mod write;
+
+/// How the lead goes about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CycleSettings {
+    /// Time between the starts of two listings of the deep store, in seconds.
+    pub period_s: u64,
+    /// How long a lead that finds the registry empty waits for the nodes to say what they hold, in seconds.
+    pub settle_s: u64,
+    /// The share of the pool that may vanish in one listing before removals wait for
+    /// `trough sync accept-removals`; 20 segments may always.
+    pub max_removed_ratio: f64,
+    /// How often the lead looks whether the tables are still what it wrote, in seconds, and mends them.
+    pub doubt_s: u64,
+}
+
+impl Default for CycleSettings {
+    fn default() -> Self {
+        Self { period_s: 30, settle_s: 30, max_removed_ratio: 0.1, doubt_s: 60 }
+    }
+}
+
+/// The outside world of a lead.
+#[derive(Clone)]
+pub struct LeadOutside {
+    /// The registry.
+    pub kv: Arc<dyn Kv>,
+    /// The deep store.
+    pub store: Arc<dyn Store>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for LeadOutside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeadOutside").field("kv", &self.kv.address()).finish_non_exhaustive()
+    }
+}
+
+/// Why a cycle came to nothing. What was written before still holds.
+#[derive(Debug, thiserror::Error)]
+pub enum CycleError {
+    /// The registry failed.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    /// A table could not be read or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// What is there cannot be planned for.
+    #[error(transparent)]
+    World(#[from] WorldError),
+    /// The planner stopped without an answer, which is a defect.
+    #[error("plan the assignment: {0}; please report it")]
+    Planner(String),
+}
+
+/// What one cycle did, for people.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CycleReport {
+    /// When it began, milliseconds since 1970.
+    pub begun_at_ms: u64,
+    /// How long looking at orders and nodes took, in milliseconds.
+    pub look_ms: u64,
+    /// How long listing the deep store took, in milliseconds; `None` when it was not listed.
+    pub list_ms: Option<u64>,
+    /// How long planning took, in milliseconds.
+    pub plan_ms: u64,
+    /// How long writing took, in milliseconds.
+    pub write_ms: u64,
+    /// What was written.
+    pub written: Written,
+    /// What the listing passed over or could not see.
+    pub listing: Option<ListingReport>,
+    /// Removals that wait for a person.
+    pub held_back: Option<HeldBack>,
+    /// Why nothing was planned: the orders, an empty registry, or the planner's refusal.
+    pub unplanned: Option<String>,
+    /// What the plan says of the whole.
+    pub figures: Option<Figures>,
+    /// Pulls that it began.
+    pub moves: u64,
+    /// Lines that it took away.
+    pub retired: u64,
+    /// Every node, in order of name.
+    pub nodes: Vec<NodeReport>,
+}
+
+/// One that leads.
+#[derive(Debug)]
+pub struct Lead {
+    outside: LeadOutside,
+    settings: CycleSettings,
+    rules: Arc<Rules>,
+    fence: Op,
+    epoch: Epoch,
+    orders: Orders,
+    orders_at: Index,
+    nodes: Nodes,
+    /// Every segment; what the guard keeps is among them.
+    pool: Pool,
+    /// What vanished and stays until a person says so.
+    vanished: HashSet<SegmentId>,
+    held_back: Option<HeldBack>,
+    /// Whether a listing of the deep store was taken in this term.
+    listed: bool,
+    table: TableWriter<PoolRow>,
+    /// What the table said when the term began, in order of id: for nodes whose holdings cannot be read yet.
+    earlier: Vec<PoolRow>,
+    /// Before this the registry, which was empty, is not written to.
+    settled_at: Option<Instant>,
+    doubted_at: Instant,
+}
+
+impl Lead {
+    /// Takes up where the lead before left off.
+    pub async fn begin(
+        outside: LeadOutside,
+        settings: CycleSettings,
+        rules: Arc<Rules>,
+        term: &Term,
+    ) -> Result<Self, CycleError> {
+        let mut table = TableWriter::<PoolRow>::new(pool_table()?);
+        let earlier = match table.load(&*outside.kv).await {
+            Ok(table) => table.map(|(_, rows)| rows),
+            Err(error @ TableError::Undecodable { .. }) => {
+                tracing::warn!(%error, "the pool table cannot be read; the nodes say what there was");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let now = Instant::now();
+        let settled_at = earlier.is_none().then(|| now + Duration::from_secs(settings.settle_s));
+        let mut earlier = earlier.unwrap_or_default();
+        earlier.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        let pool = earlier.iter().map(|row| (row.id.clone(), row.entry())).collect();
+        let vanished = earlier.iter().filter(|row| row.vanished).map(|row| row.id.clone());
+        Ok(Self {
+            vanished: vanished.collect(),
+            fence: term.fence()?,
+            epoch: term.epoch(),
+            orders: Orders::default(),
+            orders_at: Index::ABSENT,
+            nodes: Nodes::default(),
+            pool,
+            held_back: None,
+            listed: false,
+            table,
+            earlier,
+            settled_at,
+            doubted_at: now,
+            outside,
+            settings,
+            rules,
+        })
+    }
+
+    /// When the registry, which was empty, is written to; `None` when that needs no waiting any more.
+    pub fn settled_at(&self) -> Option<Instant> {
+        self.settled_at
+    }
+
+    /// Goes once around; `list` says whether to list the deep store, too.
+    pub async fn cycle(&mut self, list: bool) -> Result<CycleReport, CycleError> {
+        let begun_at_ms = self.outside.clock.now_ms();
+        let mut report = CycleReport { begun_at_ms, ..CycleReport::default() };
+        let begun = Instant::now();
+        self.take_orders().await?;
+        self.nodes.look(&*self.outside.kv, begun_at_ms).await?;
+        report.look_ms = ms(begun.elapsed());
+        if !self.settle() {
+            report.unplanned = Some(
+                "the registry was empty; waiting for the nodes to say what they hold".to_owned(),
+            );
+            return Ok(report);
+        }
+        if list && !self.orders.paused {
+            let begun = Instant::now();
+            let listing = pool::list(&*self.outside.store).await;
+            report.list_ms = Some(ms(begun.elapsed()));
+            report.listing = Some(listing.report.clone());
+            self.take_listing(listing).await?;
+        }
+        report.held_back = self.held_back.clone();
+
+        let begun = Instant::now();
+        let (world, planned) = self.plan(begun_at_ms).await?;
+        report.plan_ms = ms(begun.elapsed());
+        let planned = match planned {
+            Ok(plan) => Some(plan),
+            Err(reason) => {
+                report.unplanned = Some(reason);
+                None
+            }
+        };
+        if let Some(plan) = &planned {
+            report.figures = Some(plan.figures);
+            (report.moves, report.retired) = (plan.moves.len() as u64, plan.retire.len() as u64);
+        }
+
+        let begun = Instant::now();
+        report.written = self.write(&world, planned.as_ref()).await?;
+        self.forget_decommissioned().await?;
+        report.nodes = self.nodes.report(&self.orders.decommission);
+        report.write_ms = ms(begun.elapsed());
+        Ok(report)
+    }
+
+    /// What people want now; a document that cannot be read changes nothing.
+    async fn take_orders(&mut self) -> Result<(), KvError> {
+        match Orders::read(&*self.outside.kv).await {
+            Ok((orders, at)) => (self.orders, self.orders_at) = (orders, at),
+            Err(error) if error.kind == KvErrorKind::Malformed => {
+                tracing::warn!(%error, "going by the orders of before");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Whether the registry may be written to. One that was empty says nothing of what there was, but the nodes do.
+    fn settle(&mut self) -> bool {
+        match self.settled_at {
+            Some(at) if Instant::now() < at => return false,
+            Some(_) => self.settled_at = None,
+            None => return true,
+        }
+        for (_, known) in self.nodes.iter() {
+            for row in known.held().into_iter().flatten() {
+                let path = StorePath::published(&row.id);
+                let entry = pool::PoolEntry { path, stamp: row.version };
+                self.pool.entry(row.id.clone()).or_insert(entry);
+            }
+            for row in known.assigned() {
+                let entry = pool::PoolEntry { path: row.path(), stamp: row.version };
+                self.pool.insert(row.id.clone(), entry);
+            }
+        }
+        true
+    }
+
+    async fn take_listing(&mut self, mut listing: PoolListing) -> Result<(), KvError> {
+        let ratio = self.settings.max_removed_ratio;
+        let compare =
+            |accepted| guard::compare(&self.pool, &listing, ratio, accepted, &self.vanished);
+        let mut delta = compare(false);
+        if delta.held_back.is_some() && listing.report.complete() && self.orders.accept_removals {
+            // taken back first: what vanishes later, a person has not seen
+            let mut orders = self.orders.clone();
+            orders.accept_removals = false;
+            let (kv, fence) = (&*self.outside.kv, Some(&self.fence));
+            if orders.write(kv, self.orders_at, fence).await? {
+                delta = compare(true);
+                tracing::info!(segments = delta.removed.len(), "removals that a person accepted");
+            }
+        }
+        for id in delta.changed {
+            if let Some(entry) = listing.pool.remove(&id) {
+                self.pool.insert(id, entry);
+            }
+        }
+        for id in &delta.removed {
+            self.pool.remove(id);
+        }
+        if let (None, Some(held_back)) = (&self.held_back, &delta.held_back) {
+            tracing::warn!(reason = %held_back.reason, "removals wait");
+        }
+        self.vanished = delta.waiting;
+        self.held_back = delta.held_back;
+        self.listed |= listing.report.complete();
+        Ok(())
+    }
+
+    /// What is there, and what is to be done about it, or why nothing is.
+    async fn plan(&self, now_ms: u64) -> Result<(Arc<World>, Result<Plan, String>), CycleError> {
+        let pool = self.pool.iter().map(|(id, entry)| (id.clone(), entry.stamp));
+        let nodes = self.nodes.planned(&self.orders.decommission);
+        let mut world = World::builder(now_ms, pool, nodes)?;
+        self.nodes.tell(&mut world);
+        let world = Arc::new(world.build());
+        if self.orders.paused {
+            return Ok((world, Err("paused; `trough sync resume` goes on".to_owned())));
+        }
+        let mut rules = self.rules.clone();
+        if let Some(bytes) = self.orders.accepted_quota_bytes {
+            rules = Arc::new(rules.accepting(bytes));
+        }
+        let planned = world.clone();
+        // seconds of work in a large cluster, and the session must be renewed meanwhile
+        let planning = tokio::task::spawn_blocking(move || plan(&planned, &rules));
+        let plan = planning.await.map_err(|error| CycleError::Planner(error.to_string()))?;
+        Ok((world, plan.map_err(|refusal| refusal.to_string())))
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

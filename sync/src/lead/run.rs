@@ -1,0 +1,268 @@
+//! A candidate from its start to its stop: it waits to lead, leads, and waits again.
+//!
+//! Invariants: while it leads, there is a cycle after each period, when somebody asks, and when a node or the orders
+//! changed; never more than half of the time is spent on cycles that nobody asked for (S12); a lead that is told to
+//! stop resigns, so that another leads at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::cycle::{CycleError, CycleReport, CycleSettings, Lead, LeadOutside};
+use super::election::{Candidate, Leader, Term};
+use super::orders::ORDERS_KEY;
+use crate::kv::{Kv, KvError, Watched, Watcher};
+use crate::metrics;
+use crate::node::NODES_KEY;
+use crate::planner::Rules;
+use crate::registry::Epoch;
+use crate::table::TableError;
+
+/// Commands that wait for the lead; a caller beyond that waits itself.
+const COMMANDS_MAX: usize = 64;
+/// How long a watch of the lead waits for a change before it asks again.
+const WATCH_WAIT: Duration = Duration::from_secs(60);
+/// The pause after a call to the registry that failed.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// The least pause before a cycle that a change brings about: changes come in crowds.
+const CHANGE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a candidate does now, for people.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeadStatus {
+    /// Who leads, as the registry says; `None` when nobody does.
+    pub leader: Option<Leader>,
+    /// The epoch in which this one leads; `None` when it does not.
+    pub epoch: Option<Epoch>,
+    /// What its newest cycle did.
+    pub cycle: Option<CycleReport>,
+    /// How many cycles there were in this term.
+    pub cycles: u64,
+    /// Why the newest try to lead, or cycle, came to nothing.
+    pub problem: Option<String>,
+}
+
+/// One asks to be told when a cycle that lists the deep store is done; `false` comes back when it failed.
+type Command = oneshot::Sender<bool>;
+
+/// A running candidate, for those who look at it and ask it for things.
+#[derive(Debug, Clone)]
+pub struct LeadHandle {
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<Arc<LeadStatus>>,
+}
+
+impl LeadHandle {
+    /// What it does now.
+    pub fn status(&self) -> Arc<LeadStatus> {
+        self.status.borrow().clone()
+    }
+
+    /// Has it list the deep store and plan at once, and waits at most `wait` for that. `false` when it does not lead,
+    /// the cycle failed, or it was not done by then.
+    pub async fn cycle_now(&self, wait: Duration) -> bool {
+        let (done, finished) = oneshot::channel();
+        let asked = self.commands.send(done);
+        let cycle = async { asked.await.is_ok() && matches!(finished.await, Ok(true)) };
+        tokio::time::timeout(wait, cycle).await.unwrap_or(false)
+    }
+}
+
+/// A candidate that is ready to run.
+#[derive(Debug)]
+pub struct LeadService {
+    candidate: Candidate,
+    outside: LeadOutside,
+    settings: CycleSettings,
+    rules: Arc<Rules>,
+    commands: mpsc::Receiver<Command>,
+    status: watch::Sender<Arc<LeadStatus>>,
+}
+
+impl LeadService {
+    /// A service of `candidate`, and a handle on it.
+    pub fn new(
+        candidate: Candidate,
+        outside: LeadOutside,
+        settings: CycleSettings,
+        rules: Rules,
+    ) -> (Self, LeadHandle) {
+        let (send, commands) = mpsc::channel(COMMANDS_MAX);
+        let (status, seen) = watch::channel(Arc::default());
+        let rules = Arc::new(rules);
+        let service = Self { candidate, outside, settings, rules, commands, status };
+        (service, LeadHandle { commands: send, status: seen })
+    }
+
+    /// Runs until `shutdown`, and resigns then.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let kv = self.outside.kv.clone();
+        let status = self.status.clone();
+        let follow = tokio::spawn(follow_leader(kv, status));
+        while !shutdown.is_cancelled() {
+            let campaign = self.candidate.campaign(&shutdown);
+            match refusing(&mut self.commands, campaign).await {
+                Ok(None) => break,
+                Ok(Some(term)) => {
+                    info!(epoch = %term.epoch(), "leading");
+                    metrics::leads(true);
+                    self.tell(|status| (status.epoch, status.cycles) = (Some(term.epoch()), 0));
+                    tokio::select! {
+                        () = shutdown.cancelled() => info!("stopping; another may lead"),
+                        () = term.over() => warn!("the session of the lead is over; another may lead"),
+                        error = self.lead(&term) => self.failed(&error, "giving up the lead"),
+                    }
+                    metrics::leads(false);
+                    self.tell(|status| status.epoch = None);
+                    term.resign().await;
+                }
+                Err(error) => {
+                    self.failed(&error, "not leading");
+                    let pause = tokio::time::sleep(FAILED_PAUSE);
+                    shutdown.run_until_cancelled(pause).await;
+                }
+            }
+        }
+        follow.abort();
+    }
+
+    /// Leads until that is not possible any more, and says why.
+    async fn lead(&mut self, term: &Term) -> CycleError {
+        let (settings, rules) = (self.settings.clone(), self.rules.clone());
+        let mut lead = match Lead::begin(self.outside.clone(), settings, rules, term).await {
+            Ok(lead) => lead,
+            Err(error) => return error,
+        };
+        let changed = Arc::new(Notify::new());
+        let mut watching = JoinSet::new();
+        for what in watched() {
+            match what {
+                Ok(what) => {
+                    watching.spawn(watch_for(self.outside.kv.clone(), what, changed.clone()));
+                }
+                Err(error) => return error.into(),
+            }
+        }
+        let period = Duration::from_secs(self.settings.period_s);
+        let mut next_list = Instant::now();
+        let mut waiting: Option<Command> = None;
+        loop {
+            let begun = Instant::now();
+            let list = waiting.is_some() || begun >= next_list;
+            if list {
+                next_list = begun + period;
+            }
+            let result = lead.cycle(list).await;
+            if let Some(done) = waiting.take() {
+                let _ = done.send(result.is_ok());
+            }
+            match result {
+                Ok(report) => self.done(report),
+                Err(error @ CycleError::Table(TableError::Fenced { .. })) => return error,
+                Err(error) => {
+                    self.failed(&error, "a cycle of the lead came to nothing");
+                    tokio::time::sleep(FAILED_PAUSE).await;
+                }
+            }
+            let rest = begun.elapsed().max(CHANGE_PAUSE);
+            let due = lead.settled_at().map_or(next_list, |at| at.min(next_list));
+            let asked = tokio::select! {
+                command = self.commands.recv() => command,
+                () = tokio::time::sleep_until(due) => None,
+                () = async { changed.notified().await; tokio::time::sleep(rest).await } => None,
+            };
+            waiting = asked;
+        }
+    }
+
+    fn done(&self, report: CycleReport) {
+        metrics::cycled(&report);
+        self.tell(|status| {
+            status.cycle = Some(report);
+            status.cycles += 1;
+            status.problem = None;
+        });
+    }
+
+    fn failed(&self, error: &dyn std::error::Error, what: &str) {
+        let reason = causes(error);
+        warn!(%reason, "{what}");
+        metrics::cycle_failed();
+        self.tell(|status| status.problem = Some(reason));
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut LeadStatus)) {
+        self.status.send_modify(|status| change(Arc::make_mut(status)));
+    }
+}
+
+/// An error with all that it comes from.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Waits for `campaign`; who asks for a cycle meanwhile is told that there is none.
+async fn refusing<T>(
+    commands: &mut mpsc::Receiver<Command>,
+    campaign: impl Future<Output = T>,
+) -> T {
+    tokio::pin!(campaign);
+    loop {
+        tokio::select! {
+            done = &mut campaign => return done,
+            Some(command) = commands.recv() => drop(command),
+        }
+    }
+}
+
+/// What a change of brings a cycle about.
+fn watched() -> [Result<Watched, KvError>; 2] {
+    [crate::kv::key(NODES_KEY).map(Watched::Below), crate::kv::key(ORDERS_KEY).map(Watched::Key)]
+}
+
+/// Says so whenever `what` changes, for ever.
+async fn watch_for(kv: Arc<dyn Kv>, what: Watched, changed: Arc<Notify>) {
+    let mut watcher = Watcher::new(what, WATCH_WAIT);
+    let mut before = None;
+    loop {
+        match watcher.next(&*kv).await {
+            Ok(seen) => {
+                let differs = before.as_ref().is_some_and(|before| *before != seen.entries);
+                if differs {
+                    changed.notify_one();
+                }
+                before = Some(seen.entries);
+            }
+            // the cycles say what is wrong with the registry
+            Err(_) => tokio::time::sleep(FAILED_PAUSE).await,
+        }
+    }
+}
+
+/// Keeps the status saying who leads, for ever.
+async fn follow_leader(kv: Arc<dyn Kv>, status: watch::Sender<Arc<LeadStatus>>) {
+    let Ok(key) = super::election::lead_key() else { return };
+    let mut watcher = Watcher::new(Watched::Key(key), WATCH_WAIT);
+    loop {
+        match watcher.next(&*kv).await {
+            Ok(seen) => {
+                let leader = seen.entries.first().and_then(Leader::read);
+                status.send_modify(|status| Arc::make_mut(status).leader = leader);
+            }
+            Err(_) => tokio::time::sleep(FAILED_PAUSE).await,
+        }
+    }
+}
