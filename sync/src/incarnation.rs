@@ -50,7 +50,6 @@ pub async fn ensure(store: &dyn Store, registry: &dyn Registry) -> Result<u64, I
 /// `store` counts.
 pub async fn ensure_in(store: &dyn Store, kv: &dyn Kv) -> Result<u64, IncarnationError> {
     let key = crate::kv::key(KEY)?;
-    let number = |entry: &Entry| std::str::from_utf8(&entry.value).ok()?.parse::<u64>().ok();
     for _ in 0..ATTEMPTS {
         let entry = kv.get(&key).await?;
         if let Some(incarnation) = entry.as_ref().and_then(number) {
@@ -66,6 +65,15 @@ pub async fn ensure_in(store: &dyn Store, kv: &dyn Kv) -> Result<u64, Incarnatio
         // somebody else began one between the two questions: what the registry says holds
     }
     Err(IncarnationError::Contended)
+}
+
+/// The incarnation of the registry in `kv`; `None` when it has none yet.
+pub async fn read(kv: &dyn Kv) -> Result<Option<u64>, KvError> {
+    Ok(kv.get(&crate::kv::key(KEY)?).await?.as_ref().and_then(number))
+}
+
+fn number(entry: &Entry) -> Option<u64> {
+    std::str::from_utf8(&entry.value).ok()?.parse().ok()
 }
 
 /// Creates the next counter file and returns its number.

@@ -6,6 +6,7 @@ pub mod incarnation;
 pub mod kv;
 pub mod lead;
 pub mod local;
+pub mod membership;
 pub mod metrics;
 pub mod node;
 pub mod planner;

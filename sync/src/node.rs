@@ -172,6 +172,7 @@ pub struct Registration {
     kv: Arc<dyn Kv>,
     name: NodeName,
     session: KeptSession,
+    since: Index,
 }
 
 impl Registration {
@@ -194,15 +195,21 @@ impl Registration {
         let registered = async {
             write_session(session_file, session.id())?;
             let key = name.key()?;
-            if kv.acquire(&key, node.write().into(), session.id()).await? {
-                return Ok(());
+            let acquired = kv.acquire(&key, node.write().into(), session.id()).await?;
+            let there = kv.get(&key).await?;
+            match &there {
+                Some(entry) if acquired && entry.session.as_ref() == Some(session.id()) => {
+                    return Ok(entry.modified);
+                }
+                _ if acquired => return Err(NodeError::Over(name.clone())),
+                _ => {}
             }
-            let there = kv.get(&key).await?.and_then(|entry| Node::read(&entry.value));
+            let there = there.and_then(|entry| Node::read(&entry.value));
             let address = there.map_or_else(|| "?".to_owned(), |node| node.manager_address);
             Err(NodeError::Taken { name: name.clone(), address })
         };
         match registered.await {
-            Ok(()) => Ok(Self { kv, name, session }),
+            Ok(since) => Ok(Self { kv, name, session, since }),
             Err(error) => {
                 session.destroy().await;
                 Err(error)
@@ -213,6 +220,11 @@ impl Registration {
     /// What everything that it says begins with.
     pub fn fence(&self) -> Result<Op, KvError> {
         Ok(Op::CheckSession { key: self.name.key()?, session: self.session.id().clone() })
+    }
+
+    /// When it began: greater than that of every registration of this name before, within one life of the registry.
+    pub fn since(&self) -> Index {
+        self.since
     }
 
     /// Whether it goes on, by this machine's clock.

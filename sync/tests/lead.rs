@@ -32,6 +32,7 @@ async fn a_pool_is_spread_over_the_nodes_and_the_table_names_who_answers() {
         place.join(node, 1 << 20).await;
     }
     let mut lead = place.lead().await;
+    place.announce().await;
     let report = lead.cycle(true).await.unwrap();
     assert_eq!(report.moves, 80, "{report:?}");
     let waiting = place.pool().await;
@@ -210,6 +211,7 @@ async fn s10_a_registry_that_comes_back_empty_while_nothing_may_be_planned_says_
         place.rejoin(node).await;
     }
     let mut lead = place.lead().await;
+    place.announce().await;
     for _ in 0..3 {
         assert!(lead.cycle(true).await.unwrap().unplanned.is_some());
         assert_eq!(place.pool().await, before);

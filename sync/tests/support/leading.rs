@@ -1,6 +1,6 @@
 //! A registry, a deep store and nodes without machines, for tests of the lead.
 //!
-//! The nodes register and read and write tables as real ones do; what they are told to hold they have at once.
+//! The nodes speak to the registry as real ones do; what they are told to hold they have at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fsd::segment::SegmentId;
 use sync::clock::{Clock, SinceBoot, since_boot};
-use sync::cluster::{AssignRow, HoldsRow, PoolRow, assign_table, holds_table, pool_table};
+use sync::cluster::{AssignRow, HoldsRow, PoolRow, assign_table, pool_table};
 use sync::kv::sqlite::SqliteKv;
-use sync::kv::{Kv, KvTimeouts, Op, SESSION_TTL_MAX};
+use sync::kv::{Kv, KvTimeouts, SESSION_TTL_MAX};
 use sync::lead::{Candidate, CycleReport, CycleSettings, Lead, LeadOutside, LeadSettings, Term};
-use sync::node::{Node, NodeName, Registration};
+use sync::membership::{Identity, Membership, MembershipError};
+use sync::node::{Node, NodeName};
 use sync::planner::{CopyState, PlanSettings, Rules};
-use sync::registry::Epoch;
 use sync::store::{Store, StorePath, StoreTimeouts, open};
-use sync::table::{Part, TableReader, TableWriter, Written};
+use sync::table::{TableReader, Written};
 use sync::tag::Tag;
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +85,7 @@ impl Place {
             self.join(node, 1 << 20).await;
         }
         let mut lead = self.lead().await;
+        self.announce().await;
         self.converge(&mut lead).await;
         lead
     }
@@ -166,14 +167,19 @@ impl Place {
         quota_bytes: u64,
         held: BTreeMap<SegmentId, HoldsRow>,
     ) {
-        let node = TestNode::join(&self.kv, &self.dir, name, quota_bytes, held).await;
+        let mut node = TestNode::new(&self.kv, &self.dir, name, quota_bytes, held);
+        match node.announce().await {
+            // it is registered, and says it as soon as somebody leads
+            Ok(()) | Err(MembershipError::NoIncarnation(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
         self.nodes.insert(name.to_owned(), node);
     }
 
     /// The node goes; gives back what it has on its disk.
     pub async fn leave(&mut self, name: &str) -> BTreeMap<SegmentId, HoldsRow> {
         let node = self.nodes.remove(name).unwrap();
-        node.registration.leave().await;
+        node.member.leave().await;
         node.held
     }
 
@@ -181,7 +187,7 @@ impl Place {
     pub async fn rejoin(&mut self, name: &str) {
         let node = self.nodes.remove(name).unwrap();
         let _ = std::fs::remove_file(self.dir.path().join(name));
-        self.join_with(name, node.node.quota_bytes, node.held).await;
+        self.join_with(name, node.member.node().quota_bytes, node.held).await;
     }
 
     /// Every node does what it is told; whether that was anything new.
@@ -191,6 +197,13 @@ impl Place {
             changed |= node.follow().await;
         }
         changed
+    }
+
+    /// Every node says all that it holds, though nothing changed.
+    pub async fn announce(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.announce().await.unwrap();
+        }
     }
 
     /// Goes around until nothing is written any more.
@@ -260,71 +273,62 @@ fn sqlite(dir: &tempfile::TempDir, n: u32) -> Arc<dyn Kv> {
 pub struct TestNode {
     kv: Arc<dyn Kv>,
     name: NodeName,
-    pub node: Node,
-    registration: Registration,
-    told: TableReader<AssignRow>,
-    assigned: BTreeMap<Part, Vec<AssignRow>>,
-    holds: TableWriter<HoldsRow>,
+    member: Membership,
     pub held: BTreeMap<SegmentId, HoldsRow>,
 }
 
 impl TestNode {
-    async fn join(
+    fn new(
         kv: &Arc<dyn Kv>,
         dir: &tempfile::TempDir,
         name: &str,
         quota_bytes: u64,
         held: BTreeMap<SegmentId, HoldsRow>,
     ) -> Self {
-        let file = dir.path().join(name);
-        let name = NodeName::new(name).unwrap();
         let node = Node::new(quota_bytes, &format!("{name}:6444"), &format!("{name}:6112"));
-        let boot: SinceBoot = Arc::new(since_boot);
-        let ttl = SESSION_TTL_MAX;
-        let registration =
-            Registration::register(kv.clone(), name.clone(), &node, ttl, &file, boot)
-                .await
-                .unwrap();
-        let told = TableReader::new(assign_table(&name).unwrap(), NO_WAIT).unwrap();
-        let holds = TableWriter::new(holds_table(&name).unwrap());
-        let (kv, assigned) = (kv.clone(), BTreeMap::new());
-        let mut node = Self { kv, name, node, registration, told, assigned, holds, held };
-        node.announce().await;
-        node
+        let who = Identity {
+            name: NodeName::new(name).unwrap(),
+            session_file: dir.path().join(name),
+            session_ttl: SESSION_TTL_MAX,
+            since_boot: Arc::new(since_boot),
+        };
+        let (kv, name) = (kv.clone(), who.name.clone());
+        let member = Membership::new(kv.clone(), who, node).unwrap();
+        Self { kv, name, member, held }
     }
 
-    /// Reads what it is told, has it, and says so; whether it was told anything new.
+    /// Does what it is told, and says so; whether it was told anything new.
     pub async fn follow(&mut self) -> bool {
-        let Some(change) = self.told.look(&*self.kv).await.unwrap() else { return false };
-        if change.whole {
-            self.assigned.clear();
+        let Some(told) = self.member.look().await.unwrap() else { return false };
+        let mut changes = Vec::new();
+        for AssignRow { id, version, state, .. } in told.lines {
+            if let CopyState::Hold | CopyState::Leave = state {
+                let tag = Tag::of(format!("{id} {version}").as_bytes());
+                let row = HoldsRow { id: id.clone(), version, tag };
+                self.held.insert(id.clone(), row.clone());
+                changes.push((id, Some(row)));
+            }
         }
-        self.assigned.extend(change.parts);
-        let rows = self.assigned.values().flatten();
-        let hold = |row: &AssignRow| {
-            let content = format!("{} {}", row.id, row.version);
-            let tag = Tag::of(content.as_bytes());
-            (row.id.clone(), HoldsRow { id: row.id.clone(), version: row.version, tag })
-        };
-        self.held = rows.map(hold).collect();
-        self.announce().await;
+        for (id, version) in told.dropped {
+            if self.held.get(&id).is_some_and(|row| row.version == version) {
+                self.held.remove(&id);
+                changes.push((id, None));
+            }
+        }
+        self.member.tell(changes, true).await.unwrap();
         true
     }
 
-    async fn announce(&mut self) {
-        let rows: Vec<HoldsRow> = self.held.values().cloned().collect();
-        self.node.stored_bytes = rows.iter().map(|row| row.version.length).sum();
-        let fence: Op = self.registration.fence().unwrap();
-        let epoch = Epoch { incarnation: 1, index: 1 };
-        self.holds.write(&*self.kv, &fence, epoch, rows).await.unwrap();
-        (self.node.announced, self.node.revision) = (true, self.node.revision + 1);
-        self.registration.update(&self.node).await.unwrap();
+    /// Says all that it holds.
+    async fn announce(&mut self) -> Result<(), MembershipError> {
+        let all: Vec<_> =
+            self.held.iter().map(|(id, row)| (id.clone(), Some(row.clone()))).collect();
+        self.member.tell(all, true).await
     }
 
     /// Looks whether its table is still what it wrote.
     pub async fn mend(&mut self) {
-        self.holds.doubt();
-        self.announce().await;
+        self.member.mend().await.unwrap();
     }
 
     /// Its table as one sees it who knows nothing yet.

@@ -1,0 +1,228 @@
+//! A node's side of the cluster: what it is told to hold, and how it tells what it holds.
+//!
+//! Invariants: an absent, garbled or overtaken document changes nothing of what was told before; what may be dropped is
+//! only what this process saw told to drain, in that version, before its line went away; what the lead is told is all
+//! that there is as soon as [`Node::announced`] says so; a node that lost its session says everything again.
+//!
+//! Left out: doing what is told, and looking whether it is there ([`crate::local`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fsd::segment::{SegmentId, Stamp};
+
+use crate::clock::SinceBoot;
+use crate::cluster::{AssignRow, HoldsRow, assign_table, holds_table};
+use crate::incarnation;
+use crate::kv::{Kv, KvError};
+use crate::node::{Node, NodeError, NodeName, Registration};
+use crate::planner::CopyState;
+use crate::registry::Epoch;
+use crate::table::{Change, Part, TableError, TableReader, TableWriter};
+
+/// Who a node is.
+#[derive(Clone)]
+pub struct Identity {
+    /// Its name.
+    pub name: NodeName,
+    /// Where its session is written, so that the next start takes its place at once.
+    pub session_file: PathBuf,
+    /// How long it counts as there when nobody hears of it; the registry may take twice as long.
+    pub session_ttl: Duration,
+    /// The clock that its session is counted on.
+    pub since_boot: SinceBoot,
+}
+
+/// Why a node does not hear or is not heard.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// It could not register, or is not it any more.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The registry failed.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    /// A table could not be read or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Nobody leads yet: what would be said now would count as older than what was said before.
+    #[error("tell what node {0} holds: the registry has no incarnation yet; waiting for a lead")]
+    NoIncarnation(NodeName),
+}
+
+/// What is new of what a node is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// By whom: never of an epoch before one that was heard of.
+    pub epoch: Option<Epoch>,
+    /// Lines that are new, or say something else now.
+    pub lines: Vec<AssignRow>,
+    /// What may be dropped, in this version: it was told to drain, and now its line is gone.
+    pub dropped: Vec<(SegmentId, Stamp)>,
+    /// What is to be kept though no line speaks of it: nobody told to drain it.
+    pub kept: Vec<SegmentId>,
+}
+
+/// A node among others.
+pub struct Membership {
+    kv: Arc<dyn Kv>,
+    who: Identity,
+    /// What it says of itself.
+    node: Node,
+    registration: Option<Registration>,
+    told: TableReader<AssignRow>,
+    lines: BTreeMap<Part, Vec<AssignRow>>,
+    holds: TableWriter<HoldsRow>,
+    held: BTreeMap<SegmentId, HoldsRow>,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Membership").field(&self.who.name).finish()
+    }
+}
+
+impl Membership {
+    /// Of a node that says `node` of itself, and that is not registered before its first word.
+    pub fn new(kv: Arc<dyn Kv>, who: Identity, node: Node) -> Result<Self, MembershipError> {
+        Ok(Self {
+            // it only looks
+            told: TableReader::new(assign_table(&who.name)?, Duration::ZERO)?,
+            lines: BTreeMap::new(),
+            holds: TableWriter::new(holds_table(&who.name)?),
+            held: BTreeMap::new(),
+            registration: None,
+            kv,
+            who,
+            node,
+        })
+    }
+
+    /// What it says of itself.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Whether the others count on it, by this machine's clock.
+    pub fn holds(&self) -> bool {
+        self.registration.as_ref().is_some_and(Registration::holds)
+    }
+
+    /// What is new since the last look; `None` when nothing is.
+    pub async fn look(&mut self) -> Result<Option<Told>, MembershipError> {
+        let change = self.told.look(&*self.kv).await?;
+        Ok(change.map(|change| self.take(change)))
+    }
+
+    fn take(&mut self, change: Change<AssignRow>) -> Told {
+        let before: Vec<AssignRow> = match change.whole {
+            true => std::mem::take(&mut self.lines).into_values().flatten().collect(),
+            false => {
+                let parts = change.parts.iter();
+                parts.filter_map(|(part, _)| self.lines.remove(part)).flatten().collect()
+            }
+        };
+        let mut before: HashMap<SegmentId, AssignRow> =
+            before.into_iter().map(|row| (row.id.clone(), row)).collect();
+        let mut told = Told { epoch: Some(change.epoch), ..Told::default() };
+        for (part, rows) in change.parts {
+            for row in &rows {
+                if before.remove(&row.id).as_ref() != Some(row) {
+                    told.lines.push(row.clone());
+                }
+            }
+            if !rows.is_empty() {
+                self.lines.insert(part, rows);
+            }
+        }
+        for (id, row) in before {
+            match row.state {
+                CopyState::Drain { .. } => told.dropped.push((id, row.version)),
+                CopyState::Hold | CopyState::Leave => told.kept.push(id),
+            }
+        }
+        told
+    }
+
+    /// Says what it holds: each segment of `changes` as it is now, or not at all any more. `all` says that with this
+    /// everything was said that there is. After an error the next call says it, too.
+    pub async fn tell(
+        &mut self,
+        changes: impl IntoIterator<Item = (SegmentId, Option<HoldsRow>)>,
+        all: bool,
+    ) -> Result<(), MembershipError> {
+        for (id, row) in changes {
+            match row {
+                Some(row) => drop(self.held.insert(id, row)),
+                None => drop(self.held.remove(&id)),
+            }
+        }
+        self.node.announced |= all;
+        self.say().await
+    }
+
+    /// Says everything again if the registry says something else, whoever changed it.
+    pub async fn mend(&mut self) -> Result<(), MembershipError> {
+        self.holds.doubt();
+        self.say().await
+    }
+
+    async fn say(&mut self) -> Result<(), MembershipError> {
+        if !self.holds() {
+            self.register().await?;
+        }
+        let Some(registration) = &self.registration else { return Ok(()) };
+        let incarnation = incarnation::read(&*self.kv).await?;
+        let incarnation =
+            incarnation.ok_or_else(|| MembershipError::NoIncarnation(self.who.name.clone()))?;
+        let epoch = Epoch { incarnation, index: registration.since().0 };
+        let fence = registration.fence()?;
+        let rows: Vec<HoldsRow> = self.held.values().cloned().collect();
+        self.node.stored_bytes = rows.iter().map(|row| row.version.length).sum();
+        let written = self.holds.write(&*self.kv, &fence, epoch, rows).await;
+        let told = match written {
+            Ok(_) => {
+                self.node.revision += 1;
+                registration.update(&self.node).await.map_err(MembershipError::from)
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(
+            MembershipError::Node(NodeError::Over(_))
+            | MembershipError::Table(TableError::Fenced { .. }),
+        ) = &told
+        {
+            self.registration = None;
+        }
+        told
+    }
+
+    async fn register(&mut self) -> Result<(), MembershipError> {
+        // what it holds is not said yet, so nobody is to count on it
+        let mut node = self.node.clone();
+        node.announced = false;
+        let Identity { name, session_file, session_ttl, since_boot } = &self.who;
+        let (kv, clock) = (self.kv.clone(), since_boot.clone());
+        let registered =
+            Registration::register(kv, name.clone(), &node, *session_ttl, session_file, clock);
+        self.registration = Some(registered.await?);
+        self.holds.doubt();
+        Ok(())
+    }
+
+    /// Returns when it is not there any more: say something, so that it is again.
+    pub async fn over(&self) {
+        if let Some(registration) = &self.registration {
+            registration.over().await;
+        }
+    }
+
+    /// Leaves: who looks sees at once that it is not there any more.
+    pub async fn leave(self) {
+        if let Some(registration) = self.registration {
+            registration.leave().await;
+        }
+    }
+}
