@@ -442,6 +442,34 @@ mod hdfs_only {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn data_nodes_that_all_hang_in_the_middle_of_a_read_end_it_and_it_works_again_after() {
+        let hdfs = exclusive();
+        // more than lies in queues and sockets while nobody takes it
+        let bytes = vec![7u8; 64 << 20];
+        let store = store_with_file(&hdfs, "/middle", &bytes).await;
+        let mut pieces = store.read(&path("x.sqlite")).await.unwrap();
+        let mut got = pieces.next().await.unwrap().unwrap().len();
+        let data_nodes = (1..=rig::hdfs::DATANODES).map(Process::DataNode);
+        data_nodes.clone().for_each(|process| hdfs.pause(process));
+        rig::soak::hold();
+        let rest = async {
+            loop {
+                match pieces.next().await {
+                    Some(Ok(piece)) => got += piece.len(),
+                    ended => return ended,
+                }
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(90), rest).await;
+        data_nodes.for_each(|process| hdfs.resume(process));
+        let error = ended.expect("it ends").expect("an end without an error is a whole file");
+        let error = error.unwrap_err();
+        let known = matches!(error.kind, StoreErrorKind::Unavailable | StoreErrorKind::TimedOut);
+        assert!(known && got < bytes.len(), "{got} bytes, {error}");
+        assert!(read(&*store, "x.sqlite").await.unwrap() == bytes);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn s2_a_flipped_byte_on_one_data_node_reads_right_and_on_all_is_an_error() {
         let hdfs = shared();
         let bytes: Vec<u8> = (0..2_000_000u32).map(|n| (n % 251) as u8).collect();
