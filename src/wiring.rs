@@ -16,6 +16,7 @@ use fsd::segment::{Digest, SegmentId};
 use fsd::view::MountView;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use sync::clock::SystemClock;
+use sync::local::seat::alone::Alone;
 use sync::local::{Local, Outside};
 use sync::publish::{OnProgress, Publisher};
 use sync::quota::WholePool;
@@ -61,11 +62,12 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
     let (cache, report) = spawn_blocking(move || Cache::open(&settings)).await??;
     tracing::info!(?report, "the cache is open");
     let view = MountView::new(&config.mount.mountpoint);
+    let store = sync::store::open(&config.store.url, config.store.timeouts)?;
     let outside = Outside {
         node: node(config),
         cache,
-        store: sync::store::open(&config.store.url, config.store.timeouts)?,
-        registry: registry(config)?,
+        seat: Arc::new(Alone::new(store.clone(), registry(config)?)),
+        store,
         view: view.clone(),
         clock: Arc::new(SystemClock),
     };

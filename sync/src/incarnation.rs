@@ -4,7 +4,7 @@
 //! `<root>/.trough/incarnation/<n>` once and never overwrites it. So a registry that comes back empty starts
 //! above every epoch that was handed out before.
 
-use crate::kv::{Entry, Index, Kv, KvError, Op, Txn};
+use crate::kv::{Entry, Index, Key, Kv, KvError, Op, Txn};
 use crate::registry::{Registry, RegistryError};
 use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
 
@@ -49,7 +49,7 @@ pub async fn ensure(store: &dyn Store, registry: &dyn Registry) -> Result<u64, I
 /// The incarnation of the registry in `kv`; one that has none, or says what is no number, begins the next that
 /// `store` counts.
 pub async fn ensure_in(store: &dyn Store, kv: &dyn Kv) -> Result<u64, IncarnationError> {
-    let key = crate::kv::key(KEY)?;
+    let key = key()?;
     for _ in 0..ATTEMPTS {
         let entry = kv.get(&key).await?;
         if let Some(incarnation) = entry.as_ref().and_then(number) {
@@ -69,7 +69,12 @@ pub async fn ensure_in(store: &dyn Store, kv: &dyn Kv) -> Result<u64, Incarnatio
 
 /// The incarnation of the registry in `kv`; `None` when it has none yet.
 pub async fn read(kv: &dyn Kv) -> Result<Option<u64>, KvError> {
-    Ok(kv.get(&crate::kv::key(KEY)?).await?.as_ref().and_then(number))
+    Ok(kv.get(&key()?).await?.as_ref().and_then(number))
+}
+
+/// Where the registry says it.
+pub(crate) fn key() -> Result<Key, KvError> {
+    crate::kv::key(KEY)
 }
 
 fn number(entry: &Entry) -> Option<u64> {

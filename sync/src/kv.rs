@@ -34,7 +34,7 @@ pub use limits::{
     VALUE_BYTES_MAX, WATCH_WAIT_MAX,
 };
 pub use session::{InvalidSession, SessionId, SessionInfo, SessionOptions};
-pub use watcher::Watcher;
+pub use watcher::{Watcher, notify_changes};
 
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,16 +29,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::quota::Assignment;
-use crate::registry::{Registry, RegistryError};
 use crate::store::Store;
 
 mod actor;
 mod backoff;
 mod jobs;
+pub mod seat;
 pub mod state;
 pub mod status;
 
 use actor::Actor;
+use seat::{Seat, SeatError};
 use status::LocalStatus;
 
 /// Commands that wait for the synchronizer; a caller beyond that waits itself.
@@ -101,8 +102,8 @@ pub struct Outside {
     pub cache: Cache,
     /// The deep store.
     pub store: Arc<dyn Store>,
-    /// Where the pool table is written.
-    pub registry: Arc<dyn Registry>,
+    /// Where it learns what to hold, and whom it tells what it holds.
+    pub seat: Arc<dyn Seat>,
     /// The mount that shows the cache.
     pub view: MountView,
     /// The time of day.
@@ -121,9 +122,9 @@ pub enum LocalError {
     /// The cache's holdings could not be read.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The registry's rows could not be read.
+    /// What was known before could not be read.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Seat(#[from] SeatError),
 }
 
 /// What can be asked of a running synchronizer.

@@ -1,8 +1,8 @@
 //! A node's side of the cluster: what it is told to hold, and how it tells what it holds.
 //!
 //! Invariants: an absent, garbled or overtaken document changes nothing of what was told before; what may be dropped is
-//! only what this process saw told to drain, in that version, before its line went away; what the lead is told is all
-//! that there is as soon as [`Node::announced`] says so; a node that lost its session says everything again.
+//! only what this process saw told to drain, in that version, before its line went away; what the lead is told is
+//! always all that there is; a node that lost its session says everything again.
 //!
 //! Left out: doing what is told, and looking whether it is there ([`crate::local`]).
 
@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fsd::segment::{SegmentId, Stamp};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::SinceBoot;
 use crate::cluster::{AssignRow, HoldsRow, assign_table, holds_table};
 use crate::incarnation;
-use crate::kv::{Kv, KvError};
+use crate::kv::{Kv, KvError, Watched};
 use crate::node::{Node, NodeError, NodeName, Registration};
 use crate::planner::CopyState;
 use crate::registry::Epoch;
@@ -146,8 +147,14 @@ impl Membership {
         told
     }
 
+    /// What to watch for something new to look at, and for a lead to tell something.
+    pub fn watched(&self) -> Result<[Watched; 2], MembershipError> {
+        Ok([self.told.watched(), Watched::Key(incarnation::key()?)])
+    }
+
     /// Says what it holds: each segment of `changes` as it is now, or not at all any more. `all` says that with this
-    /// everything was said that there is. After an error the next call says it, too.
+    /// everything was said that there is; before that nothing is said but that this node is there, and what it said in
+    /// an earlier life goes on counting. After an error the next call says it, too.
     pub async fn tell(
         &mut self,
         changes: impl IntoIterator<Item = (SegmentId, Option<HoldsRow>)>,
@@ -174,6 +181,9 @@ impl Membership {
             self.register().await?;
         }
         let Some(registration) = &self.registration else { return Ok(()) };
+        if !self.node.announced {
+            return Ok(());
+        }
         let incarnation = incarnation::read(&*self.kv).await?;
         let incarnation =
             incarnation.ok_or_else(|| MembershipError::NoIncarnation(self.who.name.clone()))?;
@@ -212,11 +222,9 @@ impl Membership {
         Ok(())
     }
 
-    /// Returns when it is not there any more: say something, so that it is again.
-    pub async fn over(&self) {
-        if let Some(registration) = &self.registration {
-            registration.over().await;
-        }
+    /// Is cancelled when it is not there any more: then say something, so that it is again. `None` when it is not now.
+    pub fn ending(&self) -> Option<CancellationToken> {
+        self.registration.as_ref().filter(|one| one.holds()).map(Registration::ending)
     }
 
     /// Leaves: who looks sees at once that it is not there any more.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::SinceBoot;
 use crate::kv::{
@@ -235,6 +236,11 @@ impl Registration {
     /// Returns when it is over.
     pub async fn over(&self) {
         self.session.ended().await;
+    }
+
+    /// Is cancelled when it is over.
+    pub fn ending(&self) -> CancellationToken {
+        self.session.ending()
     }
 
     /// Says something else of itself.

@@ -219,6 +219,49 @@ async fn s10_a_registry_that_comes_back_empty_while_nothing_may_be_planned_says_
 }
 
 #[tokio::test]
+async fn s10_a_registry_that_comes_back_empty_waits_for_nodes_but_not_for_ever() {
+    // it says nothing, or is not even there: then only who led before misses it
+    for (speaks, there) in [(true, true), (true, false), (false, true)] {
+        let (mut place, _) = Place::at_rest(40, &["a", "b", "c"]).await;
+        let held = place.held();
+        place.empty_the_registry().await;
+        place.settle_s = 1;
+        for node in ["a", "b"] {
+            place.rejoin(node).await;
+        }
+        let on_c = place.nodes.remove("c").unwrap().held;
+        match there {
+            true => place.join_silent("c", on_c.clone()).await,
+            false => place.remembered = ["a", "b", "c"].map(name).into(),
+        }
+        let mut lead = place.lead().await;
+        for node in ["a", "b"] {
+            place.nodes.get_mut(node).unwrap().announce().await.unwrap();
+        }
+        tokio::time::sleep_until(lead.settled_at().unwrap()).await;
+        assert!(lead.cycle(true).await.unwrap().unplanned.is_some(), "c has not spoken");
+        if speaks {
+            if !there {
+                place.join_silent("c", on_c).await;
+            }
+            place.announce().await;
+            tokio::time::sleep_until(lead.settled_at().unwrap()).await;
+            let report = lead.cycle(true).await.unwrap();
+            assert_eq!((report.unplanned, report.moves), (None, 0));
+            place.converge(&mut lead).await;
+            assert_eq!(place.held(), held);
+        }
+        let mut looks = 0;
+        while let Some(at) = lead.settled_at() {
+            tokio::time::sleep_until(at).await;
+            lead.cycle(true).await.unwrap();
+            looks += 1;
+            assert!(looks < 10, "it waits for ever");
+        }
+    }
+}
+
+#[tokio::test]
 async fn s10_a_registry_that_was_empty_is_not_written_to_before_the_nodes_had_time() {
     let mut place = Place::new().await;
     place.put(0..4, 1);

@@ -18,6 +18,7 @@ use fsd::view::MountView;
 use futures::{StreamExt, TryStreamExt};
 use hdfs_native::Client;
 use sync::clock::SystemClock;
+use sync::local::seat::alone::Alone;
 use sync::local::{Local, LocalSettings, Outside};
 use sync::quota::WholePool;
 use sync::registry::sqlite::SqliteRegistry;
@@ -126,8 +127,8 @@ fn stage(deep: &Deep, target: &Path, count: usize) -> anyhow::Result<Duration> {
         let outside = Outside {
             node: "bench".to_owned(),
             cache: cache.clone(),
+            seat: Arc::new(Alone::new(store.clone(), registry)),
             store,
-            registry,
             view: MountView::new(view.root()),
             clock: Arc::new(SystemClock),
         };

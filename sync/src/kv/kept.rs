@@ -74,6 +74,11 @@ impl KeptSession {
         self.ended.cancelled().await;
     }
 
+    /// Is cancelled when it may not any more; for who must not keep the session itself.
+    pub fn ending(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
     /// Ends it; its locks stay closed for their lock-delay, so release first what another may have at once.
     pub async fn destroy(self) {
         if let Err(error) = self.kv.destroy_session(&self.id).await {

@@ -3,7 +3,10 @@
 //! Invariant: what was seen last is what there was, or it is told again: after a failure and after an index
 //! that went back (the store came back empty, or from a backup) the next call asks for all, without waiting.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::{Index, Kv, KvError, Snapshot, Watched};
 
@@ -31,6 +34,29 @@ impl Watcher {
         let went_back = after.is_some_and(|after| snapshot.index < after);
         self.after = (!went_back && snapshot.index > Index::ABSENT).then_some(snapshot.index);
         Ok(snapshot)
+    }
+}
+
+/// How long [`notify_changes`] waits for a change before it asks again.
+const WAIT: Duration = Duration::from_secs(60);
+/// Its pause after a call that failed.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Notifies `changed` whenever `what` becomes another than it was, for ever. Not of what is there at first.
+pub async fn notify_changes(kv: Arc<dyn Kv>, what: Watched, changed: Arc<Notify>) {
+    let mut watcher = Watcher::new(what, WAIT);
+    let mut before = None;
+    loop {
+        match watcher.next(&*kv).await {
+            Ok(Snapshot { entries, .. }) => {
+                if before.as_ref().is_some_and(|before| *before != entries) {
+                    changed.notify_one();
+                }
+                before = Some(entries);
+            }
+            // whoever is notified asks the same store, and says what is wrong with it
+            Err(_) => tokio::time::sleep(FAILED_PAUSE).await,
+        }
     }
 }
 

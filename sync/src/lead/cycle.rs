@@ -13,7 +13,7 @@
 //!
 //! Left out: when there is a cycle ([`super::run`]), and who leads ([`super::election`]).
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +23,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::election::Term;
-use super::nodes::{NodeReport, Nodes};
+use super::nodes::{Known, NodeReport, Nodes};
 use super::orders::Orders;
 use crate::clock::Clock;
 use crate::cluster::{PoolRow, pool_table};
 use crate::kv::{Index, Kv, KvError, KvErrorKind, Op};
+use crate::node::NodeName;
 use crate::planner::{Figures, Plan, Rules, World, WorldError, plan};
 use crate::pool::guard::{self, HeldBack};
 use crate::pool::{self, ListingReport, Pool, PoolListing};
@@ -37,13 +38,19 @@ use crate::table::{TableError, TableWriter, Written};
 
 mod write;
 
+/// So many times `settle_s` a node that is there is waited for, but has not said what it holds.
+const SETTLE_MOST: u32 = 4;
+/// Between two looks whether it has.
+const SETTLE_AGAIN: Duration = Duration::from_secs(1);
+
 /// How the lead goes about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CycleSettings {
     /// Time between the starts of two listings of the deep store, in seconds.
     pub period_s: u64,
-    /// How long a lead that finds the registry empty waits for the nodes to say what they hold, in seconds.
+    /// How long a lead that finds the registry empty waits for the nodes to say what they hold, in seconds; four times
+    /// as long for one that is there and has not said it.
     pub settle_s: u64,
     /// The share of the pool that may vanish in one listing before removals wait for
     /// `trough sync accept-removals`; 20 segments may always.
@@ -146,15 +153,21 @@ pub struct Lead {
     earlier: Vec<PoolRow>,
     /// Before this the registry, which was empty, is not written to.
     settled_at: Option<Instant>,
+    /// Nor before this, while a node that is there has not said what it holds.
+    settled_latest: Instant,
+    /// Nodes that were there before the registry was lost, as far as this process knows.
+    remembered: BTreeSet<NodeName>,
     doubted_at: Instant,
 }
 
 impl Lead {
-    /// Takes up where the lead before left off.
+    /// Takes up where the lead before left off. `remembered` are nodes that were there in an earlier term of this
+    /// process: a registry that was empty is not written to before they had their time.
     pub async fn begin(
         outside: LeadOutside,
         settings: CycleSettings,
         rules: Arc<Rules>,
+        remembered: BTreeSet<NodeName>,
         term: &Term,
     ) -> Result<Self, CycleError> {
         let mut table = TableWriter::<PoolRow>::new(pool_table()?);
@@ -167,7 +180,8 @@ impl Lead {
             Err(error) => return Err(error.into()),
         };
         let now = Instant::now();
-        let settled_at = earlier.is_none().then(|| now + Duration::from_secs(settings.settle_s));
+        let settle = Duration::from_secs(settings.settle_s);
+        let settled_at = earlier.is_none().then(|| now + settle);
         let mut earlier = earlier.unwrap_or_default();
         earlier.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         let pool = earlier.iter().map(|row| (row.id.clone(), row.entry())).collect();
@@ -185,6 +199,8 @@ impl Lead {
             table,
             earlier,
             settled_at,
+            remembered,
+            settled_latest: now + settle * SETTLE_MOST,
             doubted_at: now,
             outside,
             settings,
@@ -257,11 +273,22 @@ impl Lead {
 
     /// Whether the registry may be written to. One that was empty says nothing of what there was, but the nodes do.
     fn settle(&mut self) -> bool {
-        match self.settled_at {
-            Some(at) if Instant::now() < at => return false,
-            Some(_) => self.settled_at = None,
-            None => return true,
+        let Some(at) = self.settled_at else { return true };
+        let now = Instant::now();
+        if now < at {
+            return false;
         }
+        let said = |(name, known): (&NodeName, &Known)| {
+            (known.registered() && known.held().is_some()).then(|| name.clone())
+        };
+        let said: BTreeSet<NodeName> = self.nodes.iter().filter_map(said).collect();
+        let silent =
+            self.nodes.iter().any(|(name, known)| known.registered() && !said.contains(name));
+        if (silent || !self.remembered.is_subset(&said)) && now < self.settled_latest {
+            self.settled_at = Some(now + SETTLE_AGAIN);
+            return false;
+        }
+        self.settled_at = None;
         for (_, known) in self.nodes.iter() {
             for row in known.held().into_iter().flatten() {
                 let path = StorePath::published(&row.id);

@@ -4,6 +4,7 @@
 //! changed; never more than half of the time is spent on cycles that nobody asked for (S12); a lead that is told to
 //! stop resigns, so that another leads at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +17,12 @@ use tracing::{info, warn};
 
 use super::cycle::{CycleError, CycleReport, CycleSettings, Lead, LeadOutside};
 use super::election::{Candidate, Leader, Term};
+use super::nodes::NodeReport;
 use super::orders::ORDERS_KEY;
-use crate::kv::{Kv, KvError, Watched, Watcher};
+use crate::kv::{Kv, KvError, Watched, Watcher, notify_changes};
 use crate::metrics;
-use crate::node::NODES_KEY;
-use crate::planner::Rules;
+use crate::node::{NODES_KEY, NodeName};
+use crate::planner::{NodeState, Rules};
 use crate::registry::Epoch;
 use crate::table::TableError;
 
@@ -83,6 +85,8 @@ pub struct LeadService {
     rules: Arc<Rules>,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Arc<LeadStatus>>,
+    /// Nodes that were there in the newest cycle.
+    nodes: BTreeSet<NodeName>,
 }
 
 impl LeadService {
@@ -96,7 +100,8 @@ impl LeadService {
         let (send, commands) = mpsc::channel(COMMANDS_MAX);
         let (status, seen) = watch::channel(Arc::default());
         let rules = Arc::new(rules);
-        let service = Self { candidate, outside, settings, rules, commands, status };
+        let nodes = BTreeSet::new();
+        let service = Self { candidate, outside, settings, rules, commands, status, nodes };
         (service, LeadHandle { commands: send, status: seen })
     }
 
@@ -135,7 +140,8 @@ impl LeadService {
     /// Leads until that is not possible any more, and says why.
     async fn lead(&mut self, term: &Term) -> CycleError {
         let (settings, rules) = (self.settings.clone(), self.rules.clone());
-        let mut lead = match Lead::begin(self.outside.clone(), settings, rules, term).await {
+        let (outside, nodes) = (self.outside.clone(), self.nodes.clone());
+        let mut lead = match Lead::begin(outside, settings, rules, nodes, term).await {
             Ok(lead) => lead,
             Err(error) => return error,
         };
@@ -144,7 +150,7 @@ impl LeadService {
         for what in watched() {
             match what {
                 Ok(what) => {
-                    watching.spawn(watch_for(self.outside.kv.clone(), what, changed.clone()));
+                    watching.spawn(notify_changes(self.outside.kv.clone(), what, changed.clone()));
                 }
                 Err(error) => return error.into(),
             }
@@ -181,8 +187,12 @@ impl LeadService {
         }
     }
 
-    fn done(&self, report: CycleReport) {
+    fn done(&mut self, report: CycleReport) {
         metrics::cycled(&report);
+        let there = |node: &&NodeReport| !matches!(node.state, NodeState::Lost { .. });
+        if report.unplanned.is_none() {
+            self.nodes = report.nodes.iter().filter(there).map(|node| node.name.clone()).collect();
+        }
         self.tell(|status| {
             status.cycle = Some(report);
             status.cycles += 1;
@@ -231,25 +241,6 @@ async fn refusing<T>(
 /// What a change of brings a cycle about.
 fn watched() -> [Result<Watched, KvError>; 2] {
     [crate::kv::key(NODES_KEY).map(Watched::Below), crate::kv::key(ORDERS_KEY).map(Watched::Key)]
-}
-
-/// Says so whenever `what` changes, for ever.
-async fn watch_for(kv: Arc<dyn Kv>, what: Watched, changed: Arc<Notify>) {
-    let mut watcher = Watcher::new(what, WATCH_WAIT);
-    let mut before = None;
-    loop {
-        match watcher.next(&*kv).await {
-            Ok(seen) => {
-                let differs = before.as_ref().is_some_and(|before| *before != seen.entries);
-                if differs {
-                    changed.notify_one();
-                }
-                before = Some(seen.entries);
-            }
-            // the cycles say what is wrong with the registry
-            Err(_) => tokio::time::sleep(FAILED_PAUSE).await,
-        }
-    }
 }
 
 /// Keeps the status saying who leads, for ever.

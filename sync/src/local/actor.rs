@@ -17,20 +17,17 @@ use tracing::{error, info};
 
 use super::backoff::Backoff;
 use super::jobs::Event;
+use super::seat::Earlier;
 use super::state::{Delays, Removal, State};
 use super::status::{LocalStatus, MountStatus, StoreStatus};
 use super::{Command, LocalError, LocalSettings, Outside};
 use crate::pool::guard::HeldBack;
 use crate::pull::Pulled;
 use crate::quota::Assignment;
-use crate::registry::PoolRow;
 
 mod events;
 mod report;
 mod steps;
-
-/// Rows read at once at the start.
-const ROWS_PER_PAGE: usize = 10_000;
 
 /// One asked to be told when all that follows from a listing is done.
 struct Waiter {
@@ -76,6 +73,10 @@ pub(super) struct Actor {
     looking: Option<Instant>,
     next_look: Instant,
     telling: bool,
+    /// Whether a live mount was seen since the start.
+    mount_seen: bool,
+    /// Whether all that there is was told once.
+    told_all: bool,
     tell: Backoff,
     next_tell: Instant,
     removing: bool,
@@ -95,16 +96,7 @@ impl Actor {
         tell_status: watch::Sender<Arc<LocalStatus>>,
         scrub: ScrubHandle,
     ) -> Result<Self, LocalError> {
-        let mut rows = Vec::new();
-        loop {
-            let after = rows.last().map(|row: &PoolRow| row.id.clone());
-            let page = outside.registry.pool_page(after.as_ref(), ROWS_PER_PAGE).await?;
-            let last = page.len() < ROWS_PER_PAGE;
-            rows.extend(page);
-            if last {
-                break;
-            }
-        }
+        let Earlier { rows, complete_at_ms } = outside.seat.earlier().await?;
         let holdings = outside.cache.holdings()?;
         let now = Instant::now();
         let millis = Duration::from_millis;
@@ -122,11 +114,7 @@ impl Actor {
             node: outside.node.clone(),
             store: StoreStatus {
                 address: outside.store.address(),
-                complete_listing_at_ms: outside
-                    .registry
-                    .pool_meta()
-                    .await?
-                    .map(|meta| meta.complete_at_ms),
+                complete_listing_at_ms: complete_at_ms,
                 ..StoreStatus::default()
             },
             mount: MountStatus {
@@ -164,6 +152,8 @@ impl Actor {
             looking: None,
             next_look: now,
             telling: false,
+            mount_seen: false,
+            told_all: false,
             next_tell: now,
             removing: false,
             removals: Vec::new(),
@@ -187,6 +177,7 @@ impl Actor {
                     Ok(event) => self.take_event(event),
                     Err(error) => error!(%error, "a job of the synchronizer ended without an answer"),
                 },
+                () = self.outside.seat.changed() => self.next_listing = Instant::now(),
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -220,7 +211,7 @@ impl Actor {
         if self.looking.is_none() {
             wakes.insert(self.next_look);
         }
-        if !self.telling && self.state.is_dirty() {
+        if !self.telling && self.has_to_tell() {
             wakes.insert(self.next_tell);
         }
         if !self.publishing {

@@ -12,10 +12,10 @@ use fsd::view::{MountState, MountView};
 use tokio::task::spawn_blocking;
 
 use super::Outside;
+use super::seat::{Report, SeatError, Seen};
 use super::state::Removal;
-use crate::pool::{self, PoolEntry, PoolListing};
+use crate::pool::PoolEntry;
 use crate::pull::{self, Fetched, PullError, Pulled};
-use crate::registry::{PoolChange, RegistryError};
 
 /// How long one look at the mount waits for published segments to show; then it looks again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -25,21 +25,19 @@ const LOOK_PAUSE: Duration = Duration::from_micros(500);
 
 /// What a job came to.
 pub(super) enum Event {
-    Listed { listing: PoolListing, took: Duration },
+    Seen(Seen),
     Fetched { id: SegmentId, entry: PoolEntry, result: Result<Fetched, PullError> },
     Verified { id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError> },
     Published { results: Vec<(SegmentId, Stamp, Result<Option<Holding>, CacheError>)> },
     Republished { id: SegmentId, stamp: Stamp, result: Result<Option<Holding>, CacheError> },
     Looked { seen: Vec<(SegmentId, Digest)>, live: bool, figures: Option<FsStatus> },
-    Told { change: PoolChange, result: Result<(), RegistryError> },
+    Told { report: Report, result: Result<(), SeatError> },
     Removed { results: Vec<(Removal, Option<Holding>, Result<(), CacheError>)> },
 }
 
-/// Lists the deep store.
-pub(super) async fn list(outside: Outside) -> Event {
-    let begun = Instant::now();
-    let listing = pool::list(&*outside.store).await;
-    Event::Listed { listing, took: begun.elapsed() }
+/// Looks at what is to be held.
+pub(super) async fn hear(outside: Outside) -> Event {
+    Event::Seen(outside.seat.look().await)
 }
 
 /// Brings one segment file here.
@@ -135,10 +133,10 @@ fn figures(view: &MountView) -> Option<FsStatus> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Tells the registry.
-pub(super) async fn tell(outside: Outside, change: PoolChange) -> Event {
-    let result = outside.registry.change_pool(change.clone()).await;
-    Event::Told { change, result }
+/// Tells what changed here.
+pub(super) async fn tell(outside: Outside, report: Report) -> Event {
+    let result = outside.seat.tell(&report).await;
+    Event::Told { report, result }
 }
 
 /// Takes segments out of the cache.

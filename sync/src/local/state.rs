@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::status::SegmentCounts;
+use crate::membership::Told;
+use crate::planner::CopyState;
 use crate::pool::guard::PoolDelta;
 use crate::pool::{Pool, PoolEntry, PoolListing};
 use crate::quota::Assignment;
@@ -178,6 +180,40 @@ impl State {
         for id in delta.changed.iter().chain(&delta.removed) {
             self.mark(id);
         }
+    }
+
+    /// Takes what the lead says that is new, and decides anew what to hold.
+    pub fn take_told(&mut self, told: &Told, assignment: &dyn Assignment) {
+        for line in &told.lines {
+            if let CopyState::Drain { .. } = line.state {
+                continue;
+            }
+            let entry = PoolEntry { path: line.path(), stamp: line.version };
+            // what was pulled may be newer already than what the lead has listed
+            let newer = self.held.get(&line.id).is_some_and(|holding| {
+                holding.source == entry.path.as_str()
+                    && holding.version.stamp.mtime_ms > entry.stamp.mtime_ms
+            });
+            if !newer {
+                self.pool.insert(line.id.clone(), entry);
+            }
+            self.mark(&line.id);
+        }
+        let dropped = told.dropped.iter().map(|(id, version)| (id, Some(*version)));
+        for (id, drained) in dropped.chain(told.kept.iter().map(|id| (id, None))) {
+            match self.held.get(id).map(|holding| holding.version.stamp) {
+                Some(held) if Some(held) == drained => {
+                    self.draining.insert(id.clone(), Drain::Unannounced);
+                }
+                // another version than the one that drained: nobody said that it may go
+                Some(_) => continue,
+                None => {}
+            }
+            self.pool.remove(id);
+            self.attempts.remove(id);
+            self.mark(id);
+        }
+        self.assign(assignment);
     }
 
     /// Decides anew what to hold, and queues what is missing.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pool::ListingReport;
 use crate::pool::guard::HeldBack;
-use crate::registry::SegmentState;
+use crate::registry::{Epoch, SegmentState};
 use fsd::segment::SegmentId;
 use fsd::status::FsStatus;
 
@@ -18,6 +18,9 @@ pub struct LocalStatus {
     pub node: String,
     /// The deep store.
     pub store: StoreStatus,
+    /// The lead, on a node of a cluster.
+    #[serde(default)]
+    pub lead: Option<LeadView>,
     /// Segments by state.
     pub segments: SegmentCounts,
     /// Bytes in the cache.
@@ -49,6 +52,19 @@ pub struct StoreStatus {
     pub listing: ListingReport,
     /// Why pulls pause, when they do.
     pub pulls_paused: Option<String>,
+}
+
+/// What is known of the lead of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeadView {
+    /// In which epoch it said what this node goes by.
+    pub epoch: Option<Epoch>,
+    /// When the registry was last seen to say nothing newer, milliseconds since 1970: the age of this node's view.
+    pub heard_at_ms: Option<u64>,
+    /// Whether the others count on this node.
+    pub registered: bool,
+    /// Why it cannot be heard now.
+    pub problem: Option<String>,
 }
 
 /// Segments of the pool by state.

@@ -59,6 +59,11 @@ impl<R: Row> TableReader<R> {
         Ok(change)
     }
 
+    /// What changes whenever the table does.
+    pub fn watched(&self) -> Watched {
+        Watched::Key(self.meta.clone())
+    }
+
     /// What changed, without waiting for anything to change.
     pub async fn look(&mut self, kv: &dyn Kv) -> Result<Option<Change<R>>, TableError> {
         let entry = kv.get(&self.meta).await?;

@@ -2,7 +2,7 @@
 //!
 //! The nodes speak to the registry as real ones do; what they are told to hold they have at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -57,6 +57,8 @@ pub struct Place {
     pub term: Option<Term>,
     /// What leads go through, when that is not the nodes' way.
     pub leads_kv: Option<Arc<dyn Kv>>,
+    /// What the next lead remembers of an earlier term.
+    pub remembered: BTreeSet<NodeName>,
 }
 
 impl Place {
@@ -68,7 +70,18 @@ impl Place {
         let kv = sqlite(&dir, 0);
         let clock = TestClock(Arc::new(AtomicU64::new(1_000_000)));
         let (nodes, term) = (BTreeMap::new(), None);
-        Self { dir, kv, registries: 0, store, clock, settle_s: 0, nodes, term, leads_kv: None }
+        Self {
+            dir,
+            kv,
+            registries: 0,
+            store,
+            clock,
+            settle_s: 0,
+            nodes,
+            term,
+            leads_kv: None,
+            remembered: BTreeSet::new(),
+        }
     }
 
     /// `segments` of them on nodes with room for all, two copies each.
@@ -152,7 +165,8 @@ impl Place {
     pub async fn begin(&self, term: &Term) -> Lead {
         let settle_s = self.settle_s;
         let settings = CycleSettings { settle_s, doubt_s: 0, ..CycleSettings::default() };
-        Lead::begin(self.outside(), settings, Arc::new(rules()), term).await.unwrap()
+        let rules = Arc::new(rules());
+        Lead::begin(self.outside(), settings, rules, self.remembered.clone(), term).await.unwrap()
     }
 
     /// A node that has nothing.
@@ -173,6 +187,14 @@ impl Place {
             Ok(()) | Err(MembershipError::NoIncarnation(_)) => {}
             Err(error) => panic!("{error}"),
         }
+        self.nodes.insert(name.to_owned(), node);
+    }
+
+    /// A node that is there, and has not said what it has.
+    pub async fn join_silent(&mut self, name: &str, held: BTreeMap<SegmentId, HoldsRow>) {
+        let _ = std::fs::remove_file(self.dir.path().join(name));
+        let mut node = TestNode::new(&self.kv, &self.dir, name, 1 << 20, held);
+        node.member.tell([], false).await.unwrap();
         self.nodes.insert(name.to_owned(), node);
     }
 
@@ -320,7 +342,7 @@ impl TestNode {
     }
 
     /// Says all that it holds.
-    async fn announce(&mut self) -> Result<(), MembershipError> {
+    pub async fn announce(&mut self) -> Result<(), MembershipError> {
         let all: Vec<_> =
             self.held.iter().map(|(id, row)| (id.clone(), Some(row.clone()))).collect();
         self.member.tell(all, true).await

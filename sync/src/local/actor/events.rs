@@ -9,15 +9,19 @@ use tracing::{info, warn};
 
 use super::Actor;
 use crate::local::jobs::{self, Event};
+use crate::local::seat::{Report, SeatError, Seen};
 use crate::local::state::Removal;
+use crate::membership::Told;
 use crate::metrics;
 use crate::pool::guard;
 use crate::pool::{PoolEntry, PoolListing};
 use crate::pull::{Fetched, PullError, Pulled};
-use crate::registry::{PoolChange, RegistryError};
 
 /// Between two looks at the mount, when nothing waits to be seen.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Before the lead is listened to again when it could not be heard.
+const UNHEARD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Between two looks while something waits to be seen.
 const LOOK_PERIOD_UNSEEN: Duration = Duration::from_millis(100);
@@ -29,7 +33,7 @@ const FAILURES_BEFORE_PAUSE: usize = 4;
 impl Actor {
     pub(super) fn take_event(&mut self, event: Event) {
         match event {
-            Event::Listed { listing, took } => self.listed(listing, took),
+            Event::Seen(seen) => self.seen(seen),
             Event::Fetched { id, entry, result } => self.fetched(id, entry, result),
             Event::Verified { id, entry, result } => self.verified(id, entry, result),
             Event::Published { results } => {
@@ -48,6 +52,7 @@ impl Actor {
             Event::Looked { seen, live, figures } => {
                 self.looking = None;
                 self.status.mount.live = live;
+                self.mount_seen |= live;
                 self.status.mount.figures = figures;
                 for (id, digest) in seen {
                     self.state.seen(&id, digest);
@@ -56,7 +61,7 @@ impl Actor {
                 let period = if unseen > 0 { LOOK_PERIOD_UNSEEN } else { LOOK_PERIOD };
                 self.next_look = Instant::now() + period;
             }
-            Event::Told { change, result } => self.told(change, result),
+            Event::Told { report, result } => self.told(report, result),
             Event::Removed { results } => {
                 self.removing = false;
                 for (removal, left, result) in results {
@@ -68,9 +73,42 @@ impl Actor {
         }
     }
 
-    fn listed(&mut self, listing: PoolListing, took: Duration) {
+    fn seen(&mut self, seen: Seen) {
         self.listing = false;
         self.listings_done = self.listings_begun;
+        match seen {
+            Seen::Listing { listing, took } => self.listed(*listing, took),
+            Seen::Lead { told, registered } => self.heard(told, registered),
+            Seen::Nothing(error) => {
+                let lead = self.status.lead.get_or_insert_default();
+                let problem = error.to_string();
+                // said once for each fault, not at every look that it lasts
+                if lead.problem.as_ref() != Some(&problem) {
+                    warn!(problem, "the lead is not heard; what it said last still holds");
+                }
+                lead.problem = Some(problem);
+                self.next_listing = self.next_listing.min(Instant::now() + UNHEARD_PAUSE);
+            }
+        }
+    }
+
+    fn heard(&mut self, told: Option<Told>, registered: bool) {
+        let lead = self.status.lead.get_or_insert_default();
+        if lead.problem.take().is_some() {
+            info!("the lead is heard again");
+        }
+        // what could not be told before can be now
+        self.next_tell = Instant::now();
+        lead.registered = registered;
+        lead.heard_at_ms = Some(self.outside.clock.now_ms());
+        let Some(told) = told else { return };
+        lead.epoch = told.epoch.or(lead.epoch);
+        let (lines, dropped) = (told.lines.len(), told.dropped.len());
+        info!(lines, dropped, "the lead said something new");
+        self.state.take_told(&told, &*self.assignment);
+    }
+
+    fn listed(&mut self, listing: PoolListing, took: Duration) {
         let report = listing.report.clone();
         let complete = report.complete();
         // said once for each fault, not in every period that it lasts
@@ -196,13 +234,15 @@ impl Actor {
         }
     }
 
-    fn told(&mut self, change: PoolChange, result: Result<(), RegistryError>) {
+    fn told(&mut self, report: Report, result: Result<(), SeatError>) {
         self.telling = false;
         let now = Instant::now();
+        let Report { change, all, .. } = report;
         let told = change.upsert.iter().map(|row| &row.id).chain(&change.remove);
         match result {
             Ok(()) => {
                 self.tell.succeeded();
+                self.told_all |= all;
                 self.state.told(told, now);
             }
             Err(error) => {

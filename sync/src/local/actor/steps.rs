@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Actor;
 use crate::local::jobs;
+use crate::local::seat::Report;
 use crate::pool::PoolEntry;
 use crate::registry::PoolChange;
 
@@ -32,7 +33,7 @@ impl Actor {
             self.listing = true;
             self.listings_begun += 1;
             self.next_listing = now + Duration::from_secs(self.settings.period_s.max(1));
-            self.jobs.spawn(jobs::list(self.outside.clone()));
+            self.jobs.spawn(jobs::hear(self.outside.clone()));
         }
         if self.paused_until.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.paused_until = None;
@@ -129,19 +130,26 @@ impl Actor {
         self.jobs.spawn(jobs::look(self.outside.clone(), unseen));
     }
 
+    /// Whether there is something to tell, and somebody to be told.
+    pub(super) fn has_to_tell(&self) -> bool {
+        let announces = self.outside.seat.announces();
+        let something = self.state.is_dirty() || self.complete_at_ms.is_some();
+        (something || (announces && !self.told_all)) && (self.mount_seen || !announces)
+    }
+
     fn start_tell(&mut self, now: Instant) {
-        if self.telling || now < self.next_tell {
-            return;
-        }
-        if !self.state.is_dirty() && self.complete_at_ms.is_none() {
+        if self.telling || now < self.next_tell || !self.has_to_tell() {
             return;
         }
         let (upsert, remove) = self.state.take_dirty(ROWS_PER_CHANGE_MAX);
+        let ids = upsert.iter().map(|row| &row.id).chain(&remove);
+        let holds = ids.map(|id| (id.clone(), self.state.served(id))).collect();
         // "complete" may be said only with the last of its rows: before, a segment would look absent
-        let complete_at_ms = if self.state.is_dirty() { None } else { self.complete_at_ms.take() };
+        let all = !self.state.is_dirty();
+        let complete_at_ms = if all { self.complete_at_ms.take() } else { None };
         self.telling = true;
         let change = PoolChange { upsert, remove, complete_at_ms };
-        self.jobs.spawn(jobs::tell(self.outside.clone(), change));
+        self.jobs.spawn(jobs::tell(self.outside.clone(), Report { change, holds, all }));
     }
 
     fn start_removals(&mut self, now: Instant) {

@@ -3,10 +3,11 @@
 //! Invariant: a row is a function of the state, and every change of a row's state is marked, so that the counts
 //! agree and the registry is told.
 
-use fsd::segment::SegmentId;
+use fsd::segment::{SegmentId, Version};
 use tokio::time::Instant;
 
 use super::{Drain, State};
+use crate::cluster::HoldsRow;
 use crate::local::status::{Problem, SegmentCounts};
 use crate::registry::{PoolRow, SegmentState};
 
@@ -78,6 +79,16 @@ impl State {
     /// Whether `id` is served here and seen through the mount.
     pub fn holds(&self, id: &SegmentId) -> bool {
         self.held.contains_key(id) && !self.unseen.contains_key(id)
+    }
+
+    /// What the lead is told of `id`; `None` when others must not be sent here for it.
+    pub fn served(&self, id: &SegmentId) -> Option<HoldsRow> {
+        let holding = self.held.get(id)?;
+        if self.unseen.contains_key(id) || self.draining.contains_key(id) {
+            return None;
+        }
+        let Version { stamp, digest } = holding.version;
+        Some(HoldsRow { id: id.clone(), version: stamp, tag: digest.into() })
     }
 
     /// The registry's row for `id`; `None` when it is not in the pool.

@@ -1,0 +1,162 @@
+//! A node of a cluster: the lead says what to hold, and hears what is held.
+//!
+//! Invariant: what the lead says counts from when it was seen until it says something else, whatever becomes of the
+//! registry meanwhile (S9).
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fsd::segment::{SegmentId, Stamp};
+use tokio::sync::{Mutex, Notify};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{Earlier, Report, Seat, SeatError, Seen};
+use crate::kv::{Kv, notify_changes};
+use crate::membership::{Membership, MembershipError, Told};
+use crate::planner::CopyState;
+use crate::pool::Pool;
+use crate::quota::{Assignment, Wanted};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Member {
+    kv: Arc<dyn Kv>,
+    speaking: Mutex<Speaking>,
+    /// How often it looks whether the registry says of this node what it told.
+    doubt: Duration,
+    to_hold: ToHold,
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Speaking {
+    membership: Membership,
+    doubted_at: Instant,
+    /// Of this registration: a registry that came back empty would be waited for by a watch that began before.
+    watching: JoinSet<()>,
+}
+
+/// What the lead wants here: the assignment of a node of a cluster.
+#[derive(Debug, Clone, Default)]
+pub struct ToHold(Arc<StdMutex<HashSet<SegmentId>>>);
+
+impl Member {
+    /// A node that is registered by its first look, and that looks every `doubt` whether the registry still says of it
+    /// what it told.
+    pub fn new(kv: Arc<dyn Kv>, membership: Membership, doubt: Duration) -> Self {
+        let (doubted_at, watching) = (Instant::now(), JoinSet::new());
+        let speaking = Mutex::new(Speaking { membership, doubted_at, watching });
+        let (to_hold, changed) = (ToHold::default(), Arc::new(Notify::new()));
+        Self { kv, speaking, doubt, to_hold, changed }
+    }
+
+    /// What the lead wants, as the synchronizer takes it.
+    pub fn assignment(&self) -> ToHold {
+        self.to_hold.clone()
+    }
+
+    /// Watches for as long as this registration goes on, and for its end.
+    fn watch(&self, speaking: &mut Speaking) -> Result<(), MembershipError> {
+        let Some(ending) = speaking.membership.ending() else { return Ok(()) };
+        speaking.watching.abort_all();
+        for what in speaking.membership.watched()? {
+            let watching = notify_changes(self.kv.clone(), what, self.changed.clone());
+            speaking.watching.spawn(watching);
+        }
+        let changed = self.changed.clone();
+        speaking.watching.spawn(async move {
+            ending.cancelled().await;
+            changed.notify_one();
+        });
+        Ok(())
+    }
+
+    async fn hear(&self) -> Result<(Option<Told>, bool), MembershipError> {
+        let mut speaking = self.speaking.lock().await;
+        let heard = speaking.membership.look().await;
+        if let Ok(Some(told)) = &heard {
+            self.to_hold.take(told);
+        }
+        // also when nothing could be heard: the others are to know that this node is here
+        let spoken = if !speaking.membership.holds() {
+            let spoken = speaking.membership.tell([], false).await;
+            self.watch(&mut speaking)?;
+            spoken
+        } else if speaking.doubted_at.elapsed() >= self.doubt {
+            speaking.doubted_at = Instant::now();
+            speaking.membership.mend().await
+        } else {
+            Ok(())
+        };
+        let told = heard?;
+        match spoken {
+            // what was heard must not be lost: the next look says it no more
+            Err(error) if told.is_some() => tracing::warn!(%error, "this node is not heard"),
+            spoken => spoken?,
+        }
+        Ok((told, speaking.membership.holds()))
+    }
+}
+
+#[async_trait]
+impl Seat for Member {
+    async fn earlier(&self) -> Result<Earlier, SeatError> {
+        // the ledger proves what is here, and the lead says what for
+        Ok(Earlier::default())
+    }
+
+    async fn look(&self) -> Seen {
+        match self.hear().await {
+            Ok((told, registered)) => Seen::Lead { told, registered },
+            Err(error) => Seen::Nothing(error.into()),
+        }
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn tell(&self, report: &Report) -> Result<(), SeatError> {
+        let membership = &mut self.speaking.lock().await.membership;
+        Ok(membership.tell(report.holds.iter().cloned(), report.all).await?)
+    }
+
+    fn announces(&self) -> bool {
+        true
+    }
+}
+
+impl ToHold {
+    fn ids(&self) -> MutexGuard<'_, HashSet<SegmentId>> {
+        self.0.lock().expect("no code panics while it holds the ids")
+    }
+
+    fn take(&self, told: &Told) {
+        let mut ids = self.ids();
+        for row in &told.lines {
+            match row.state {
+                CopyState::Hold | CopyState::Leave => ids.insert(row.id.clone()),
+                CopyState::Drain { .. } => ids.remove(&row.id),
+            };
+        }
+        for id in told.dropped.iter().map(|(id, _)| id).chain(&told.kept) {
+            ids.remove(id);
+        }
+    }
+}
+
+impl Assignment for ToHold {
+    fn wanted(&self, pool: &Pool, _: &HashMap<SegmentId, Stamp>, _: u64) -> Wanted {
+        let ids = self.ids();
+        let known = |id: &SegmentId| Some((Reverse(pool.get(id)?.stamp.mtime_ms), id.clone()));
+        let mut hold: Vec<_> = ids.iter().filter_map(known).collect();
+        hold.sort_unstable();
+        let hold = hold.into_iter().map(|(_, id)| id).collect();
+        // the lead saw to it that there is a place
+        Wanted { hold, no_place: HashMap::new() }
+    }
+}
