@@ -73,6 +73,8 @@ pub struct Membership {
     /// What it says of itself.
     node: Node,
     registration: Option<Registration>,
+    /// Whether all that it holds was said under this registration.
+    said: bool,
     told: TableReader<AssignRow>,
     lines: BTreeMap<Part, Vec<AssignRow>>,
     holds: TableWriter<HoldsRow>,
@@ -95,6 +97,7 @@ impl Membership {
             holds: TableWriter::new(holds_table(&who.name)?),
             held: BTreeMap::new(),
             registration: None,
+            said: false,
             kv,
             who,
             node,
@@ -106,9 +109,14 @@ impl Membership {
         &self.node
     }
 
-    /// Whether the others count on it, by this machine's clock.
+    /// Whether it is there for the others, by this machine's clock.
     pub fn holds(&self) -> bool {
         self.registration.as_ref().is_some_and(Registration::holds)
+    }
+
+    /// Whether it is there, and the others know all that it has to say; else say something, be it nothing new.
+    pub fn is_heard(&self) -> bool {
+        self.holds() && (self.said || !self.node.announced)
     }
 
     /// What is new since the last look; `None` when nothing is.
@@ -184,6 +192,7 @@ impl Membership {
         if !self.node.announced {
             return Ok(());
         }
+        self.said = false;
         let incarnation = incarnation::read(&*self.kv).await?;
         let incarnation =
             incarnation.ok_or_else(|| MembershipError::NoIncarnation(self.who.name.clone()))?;
@@ -206,6 +215,7 @@ impl Membership {
         {
             self.registration = None;
         }
+        self.said = told.is_ok();
         told
     }
 

@@ -13,7 +13,9 @@ use sync::clock::since_boot;
 use sync::cluster::{AssignRow, HoldsRow, assign_table, holds_table};
 use sync::kv::consul::{ConsulKv, ConsulSettings};
 use sync::kv::sqlite::SqliteKv;
-use sync::kv::{Consistency, Key, Kv, KvTimeouts, Op, SESSION_TTL_MIN, Txn};
+use sync::kv::{Consistency, Key, Kv, KvTimeouts, Op, SESSION_TTL_MIN, SessionId, Txn};
+use sync::local::seat::member::Member;
+use sync::local::seat::{Report, Seat, Seen};
 use sync::membership::{Identity, Membership, MembershipError};
 use sync::node::{Node, NodeError, NodeName, members};
 use sync::planner::CopyState;
@@ -226,6 +228,42 @@ async fn what_it_says_is_whole_before_it_counts() {
     assert_eq!(held(&*kv).await, BTreeMap::from([(id("b"), V2)]));
     node.leave().await;
     assert!(!members(&*kv).await.unwrap()[0].registered);
+}
+
+/// The registry is empty, nobody leads yet, and nothing changes on the node that would make it speak.
+#[tokio::test]
+async fn s10_a_node_says_everything_again_as_soon_as_somebody_leads() {
+    let (dir, kv) = file();
+    let session_file = dir.path().join("session");
+    let member = Member::new(kv.clone(), member(&kv, &session_file), Duration::from_secs(3_600));
+    set(&*kv, "trough/incarnation", "1").await;
+    let report =
+        Report { holds: vec![holds("a", V1), holds("b", V2)], all: true, ..Report::default() };
+    member.tell(&report).await.unwrap();
+    let before = held(&*kv).await;
+    assert_eq!(before.len(), 2);
+
+    let trough = Key::new("trough").unwrap();
+    let session = SessionId::new(std::fs::read_to_string(&session_file).unwrap().trim()).unwrap();
+    kv.destroy_session(&session).await.unwrap();
+    for entry in kv.list(&trough, Consistency::Consistent).await.unwrap() {
+        kv.txn(&[Op::Delete { key: entry.key }]).await.unwrap();
+    }
+    let there = async || members(&*kv).await.unwrap().iter().any(|member| member.registered);
+    let looks = async {
+        // it does not know yet that its session is over
+        while !there().await {
+            member.look().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(matches!(member.look().await, Seen::Nothing(_)), "nobody leads");
+        set(&*kv, "trough/incarnation", "2").await;
+        let seen = member.look().await;
+        assert!(matches!(seen, Seen::Lead { told: None, registered: true }), "{seen:?}");
+    };
+    tokio::time::timeout(PATIENCE, looks).await.unwrap();
+    assert_eq!(held(&*kv).await, before);
+    assert!(document(&*kv).await.announced);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -82,9 +82,12 @@ impl Member {
             self.to_hold.take(told);
         }
         // also when nothing could be heard: the others are to know that this node is here
-        let spoken = if !speaking.membership.holds() {
+        let spoken = if !speaking.membership.is_heard() {
+            let was_there = speaking.membership.holds();
             let spoken = speaking.membership.tell([], false).await;
-            self.watch(&mut speaking)?;
+            if !was_there {
+                self.watch(&mut speaking)?;
+            }
             spoken
         } else if speaking.doubted_at.elapsed() >= self.doubt {
             speaking.doubted_at = Instant::now();
