@@ -108,6 +108,14 @@ impl SegmentId {
         let text = data_encoding::BASE32_NOPAD.encode(&hash.as_bytes()[..16]).to_ascii_lowercase();
         Label(format!("{HASHED_LABEL_PREFIX}{text}"))
     }
+
+    /// The first 16 bytes of the BLAKE3 of the id that `label` was made for by hashing; `None` for one that was not,
+    /// which is an id itself.
+    pub fn hash_of_label(label: &str) -> Option<[u8; 16]> {
+        let text = label.strip_prefix(HASHED_LABEL_PREFIX)?.to_ascii_uppercase();
+        let hash = data_encoding::BASE32_NOPAD.decode(text.as_bytes()).ok()?;
+        hash.try_into().ok()
+    }
 }
 
 fn is_dns_label(text: &str) -> bool {

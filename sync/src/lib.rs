@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod node;
 pub mod planner;
 pub mod pool;
+pub mod pool_view;
 pub mod publish;
 pub mod pull;
 pub mod quota;

@@ -125,7 +125,7 @@ impl Membership {
         Ok(change.map(|change| self.take(change)))
     }
 
-    fn take(&mut self, change: Change<AssignRow>) -> Told {
+    fn take(&mut self, change: Change<Vec<AssignRow>>) -> Told {
         let before: Vec<AssignRow> = match change.whole {
             true => std::mem::take(&mut self.lines).into_values().flatten().collect(),
             false => {

@@ -31,6 +31,7 @@ mod writer;
 
 pub use document::DOCUMENT_BYTES_MAX;
 pub use manifest::Part;
+pub(crate) use manifest::hash_of;
 pub use reader::{Change, TableReader};
 pub use writer::{TableWriter, Written};
 

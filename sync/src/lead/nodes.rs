@@ -170,7 +170,7 @@ impl Known {
         Ok(())
     }
 
-    fn take_holdings(&mut self, change: Option<crate::table::Change<HoldsRow>>) {
+    fn take_holdings(&mut self, change: Option<crate::table::Change<Vec<HoldsRow>>>) {
         // no table is not an empty one
         let Some(change) = change else { return };
         let held = self.held.get_or_insert_default();

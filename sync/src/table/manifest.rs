@@ -34,17 +34,28 @@ pub struct Part {
 impl Part {
     /// Where the row of `id` lies in a table of `bits`.
     pub(super) fn of(id: &SegmentId, bits: u8) -> Self {
-        let hash = blake3::hash(id.as_str().as_bytes());
-        let first = u16::from_be_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]);
-        // a shift by all 16 bits would be none
-        let index = if bits == 0 { 0 } else { first >> (16 - bits) };
-        Self { bits, index }
+        Self::of_hash(hash_of(id.as_str()), bits)
+    }
+
+    /// The same for an id whose BLAKE3 begins with `hash`.
+    pub(crate) fn of_hash(hash: u64, bits: u8) -> Self {
+        // a shift by all 64 bits would be none; and there are never more than 16
+        let index = hash.checked_shr(64 - u32::from(bits)).unwrap_or(0);
+        Self { bits, index: index as u16 }
     }
 
     /// Its document's key.
     pub(super) fn key(self, table: &Key) -> Result<Key, InvalidKey> {
         table.join(&format!("{}-{}", self.bits, self.index))
     }
+}
+
+/// The first 8 bytes of the BLAKE3 of an id.
+pub(crate) fn hash_of(id: &str) -> u64 {
+    let hash = blake3::hash(id.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_be_bytes(first)
 }
 
 /// The fewest bits with which `rows` rows lie `rows_per_part` to a part, going out from `bits` as they are: parts

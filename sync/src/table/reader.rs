@@ -18,13 +18,13 @@ const RESTARTS_MAX: usize = 3;
 
 /// What changed since the last time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change<R> {
+pub struct Change<T> {
     /// When it was written.
     pub epoch: Epoch,
     /// Nothing that was told before holds any more: it is the first time, or the table was cut differently.
     pub whole: bool,
-    /// The parts that changed, each with all its rows; without rows, when it is gone.
-    pub parts: Vec<(Part, Vec<R>)>,
+    /// The parts that changed, each with what was made of all its rows; of none, when it is gone.
+    pub parts: Vec<(Part, T)>,
 }
 
 /// Follows one table.
@@ -49,12 +49,21 @@ impl<R: Row> TableReader<R> {
 
     /// What changed; `None` when the wait is over without a change, also while there is no table. After an error
     /// what was told before still holds, and the next call begins at once: pause before it.
-    pub async fn next(&mut self, kv: &dyn Kv) -> Result<Option<Change<R>>, TableError> {
+    pub async fn next(&mut self, kv: &dyn Kv) -> Result<Option<Change<Vec<R>>>, TableError> {
+        self.next_with(kv, &|rows| rows).await
+    }
+
+    /// [`Self::next`], with each part given to `make` as it comes: so not all rows of a large table are there at once.
+    pub async fn next_with<T>(
+        &mut self,
+        kv: &dyn Kv,
+        make: &(impl Fn(Vec<R>) -> T + Sync),
+    ) -> Result<Option<Change<T>>, TableError> {
         // a new one stays after a failure, and when this call is dropped half way: what it saw was not told
         let anew = Watcher::new(Watched::Key(self.meta.clone()), self.wait);
         let mut watcher = std::mem::replace(&mut self.watcher, anew);
         let snapshot = watcher.next(kv).await?;
-        let change = self.take(kv, snapshot.entries.into_iter().next()).await?;
+        let change = self.take(kv, snapshot.entries.into_iter().next(), make).await?;
         self.watcher = watcher;
         Ok(change)
     }
@@ -65,21 +74,31 @@ impl<R: Row> TableReader<R> {
     }
 
     /// What changed, without waiting for anything to change.
-    pub async fn look(&mut self, kv: &dyn Kv) -> Result<Option<Change<R>>, TableError> {
-        let entry = kv.get(&self.meta).await?;
-        self.take(kv, entry).await
+    pub async fn look(&mut self, kv: &dyn Kv) -> Result<Option<Change<Vec<R>>>, TableError> {
+        self.look_with(kv, &|rows| rows).await
     }
 
-    async fn take(
+    /// [`Self::look`], as [`Self::next_with`] does it.
+    pub async fn look_with<T>(
+        &mut self,
+        kv: &dyn Kv,
+        make: &(impl Fn(Vec<R>) -> T + Sync),
+    ) -> Result<Option<Change<T>>, TableError> {
+        let entry = kv.get(&self.meta).await?;
+        self.take(kv, entry, make).await
+    }
+
+    async fn take<T>(
         &mut self,
         kv: &dyn Kv,
         mut meta: Option<Entry>,
-    ) -> Result<Option<Change<R>>, TableError> {
+        make: &(impl Fn(Vec<R>) -> T + Sync),
+    ) -> Result<Option<Change<T>>, TableError> {
         let mut left = RESTARTS_MAX;
         loop {
             let Some(Entry { value, .. }) = meta else { return Ok(None) };
             let result = match Manifest::read(&self.meta, &value) {
-                Ok(manifest) => self.fetch(kv, manifest).await,
+                Ok(manifest) => self.fetch(kv, manifest, make).await,
                 Err(error) => Err(error),
             };
             match result {
@@ -91,11 +110,12 @@ impl<R: Row> TableReader<R> {
         }
     }
 
-    async fn fetch(
+    async fn fetch<T>(
         &mut self,
         kv: &dyn Kv,
         manifest: Manifest,
-    ) -> Result<Option<Change<R>>, TableError> {
+        make: &(impl Fn(Vec<R>) -> T + Sync),
+    ) -> Result<Option<Change<T>>, TableError> {
         if let Some(seen) = &self.seen {
             if manifest.epoch < seen.epoch {
                 let (table, found, seen) = (self.table.clone(), manifest.epoch, seen.epoch);
@@ -116,15 +136,15 @@ impl<R: Row> TableReader<R> {
                 let key = key?;
                 let entry = kv.get(&key).await?;
                 let rows = read_part(&key, entry.as_ref().map(|entry| &*entry.value), tag)?;
-                Ok::<_, TableError>((part, rows))
+                Ok::<_, TableError>((part, make(rows)))
             }
         });
         let fetched: Vec<_> = fetched.collect();
-        let mut parts: Vec<(Part, Vec<R>)> =
+        let mut parts: Vec<(Part, T)> =
             futures::stream::iter(fetched).buffered(FETCHES).try_collect().await?;
         let gone = before.into_iter().flat_map(Manifest::parts);
         let gone = gone.filter(|(part, _)| !manifest.parts.contains_key(&part.index));
-        parts.extend(gone.map(|(part, _)| (part, Vec::new())));
+        parts.extend(gone.map(|(part, _)| (part, make(Vec::new()))));
         let epoch = manifest.epoch;
         self.seen = Some(manifest);
         Ok(Some(Change { epoch, whole, parts }))
