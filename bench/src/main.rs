@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
+mod alone;
 mod data;
 mod harness;
 mod machine;
@@ -22,7 +23,7 @@ mod service;
 #[derive(Debug, Parser)]
 struct Options {
     /// Measure this row alone; may be given again [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     row: Vec<u8>,
     /// Small sizes and few runs, to try the benchmark itself; nothing is written
     #[arg(long)]
@@ -30,10 +31,19 @@ struct Options {
     /// Where the table is written after a full run of all rows
     #[arg(long, value_name = "FILE", default_value = "BENCHMARKS.md")]
     write: PathBuf,
+    /// Measure this in this process, and print the figures as JSON; for this program itself
+    #[arg(long, value_name = "WHAT", hide = true)]
+    alone: Option<alone::Alone>,
+    /// How many segments that is done with
+    #[arg(long, value_name = "N", hide = true, default_value_t = 0)]
+    segments: u64,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let options = Options::parse();
+    if let Some(what) = options.alone {
+        return alone::run(what, options.segments).map(|()| ExitCode::SUCCESS);
+    }
     harness::stop_on_signals().context("listen for signals")?;
     let place = data::Place::open(options.quick)?;
     let mut measured = Vec::new();

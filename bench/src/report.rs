@@ -16,14 +16,17 @@ pub enum Limit {
     SecondsAtMost(f64),
     /// So many MiB at most.
     MibAtMost(f64),
+    /// At most so many times as much.
+    RatioAtMost(f64),
 }
 
 impl Limit {
     fn holds(self, measured: f64) -> bool {
         match self {
-            Self::TimeAtMost(most) | Self::SecondsAtMost(most) | Self::MibAtMost(most) => {
-                measured <= most
-            }
+            Self::TimeAtMost(most)
+            | Self::SecondsAtMost(most)
+            | Self::MibAtMost(most)
+            | Self::RatioAtMost(most) => measured <= most,
             Self::ThroughputAtLeast(least) => measured >= least,
         }
     }
@@ -32,7 +35,9 @@ impl Limit {
         match self {
             Self::TimeAtMost(_) | Self::ThroughputAtLeast(_) => format!("{measured:.2}x"),
             Self::SecondsAtMost(_) => format!("{measured:.2} s"),
+            Self::MibAtMost(most) if most < 10.0 => format!("{measured:.2} MiB"),
             Self::MibAtMost(_) => format!("{measured:.0} MiB"),
+            Self::RatioAtMost(_) => format!("{measured:.3}"),
         }
     }
 }
@@ -44,6 +49,7 @@ impl fmt::Display for Limit {
             Self::ThroughputAtLeast(least) => write!(f, "≥ {least}x throughput"),
             Self::SecondsAtMost(most) => write!(f, "≤ {most} s"),
             Self::MibAtMost(most) => write!(f, "≤ {most} MiB"),
+            Self::RatioAtMost(most) => write!(f, "≤ {most:.2}"),
         }
     }
 }

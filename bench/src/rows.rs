@@ -5,6 +5,8 @@ use crate::report::Outcome;
 
 mod hdfs;
 mod many;
+pub mod planner;
+pub mod pool_table;
 mod put;
 mod reading;
 mod staging;
@@ -13,7 +15,7 @@ mod staging;
 pub type Measure = fn(&Place) -> anyhow::Result<Vec<Outcome>>;
 
 /// Every row by its number.
-pub const ALL: [(u8, Measure); 7] = [
+pub const ALL: [(u8, Measure); 9] = [
     (1, reading::pooled),
     (2, reading::plain),
     (3, reading::sequential),
@@ -21,4 +23,6 @@ pub const ALL: [(u8, Measure); 7] = [
     (5, put::put),
     (6, many::start),
     (7, many::list),
+    (8, planner::plans),
+    (9, pool_table::view),
 ];
