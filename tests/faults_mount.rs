@@ -124,7 +124,7 @@ fn s6_the_bare_directory_takes_nothing_and_says_nothing() {
     send(trough.child_pid("fsd"), Signal::KILL);
     let mount = trough.dir().join("mount");
     until("the mount is dead", || File::open(trough.mounted("ohio")).is_err());
-    trough::up::leftover::detach(&mount).unwrap();
+    rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH).unwrap();
     assert_eq!(trough.mounts(), 0);
 
     // sqlite3 would create a file that it is told to open for writing

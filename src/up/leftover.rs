@@ -1,9 +1,11 @@
 //! The last net under the mount: nothing of trough stays mounted when `trough up` has ended.
 //!
-//! Invariant: only a mount of trough exactly at the mount point is detached, never another file system.
+//! Invariant: only a mount of trough exactly at the mount point is detached, never another file system; the directory
+//! below it, which an fsd that was killed left closed, is given back.
 
 use std::path::Path;
 
+use fsd::mount::bare;
 use rustix::mount::UnmountFlags;
 
 /// The file system's type as fsd mounts it.
@@ -20,6 +22,9 @@ pub fn detach(mountpoint: &Path) -> std::io::Result<usize> {
     {
         rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)?;
         detached += 1;
+    }
+    if detached < STACKED_MAX && bare::is_protected(mountpoint) {
+        bare::release(mountpoint);
     }
     Ok(detached)
 }
@@ -58,6 +63,8 @@ fn unescape(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -74,8 +81,17 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_directory_is_left_alone() {
+    fn a_plain_directory_is_left_alone_and_one_that_was_left_closed_is_given_back() {
         let directory = tempfile::tempdir().unwrap();
+        let mode = || directory.path().metadata().unwrap().permissions().mode() & 0o777;
+        let before = mode();
         assert_eq!(detach(directory.path()).unwrap(), 0);
+        assert_eq!(mode(), before);
+        // an fsd that was killed could not open it again
+        std::mem::forget(bare::protect(directory.path(), true).unwrap());
+        assert_eq!(mode(), 0);
+        assert_eq!(detach(directory.path()).unwrap(), 0);
+        assert_ne!(mode(), 0);
+        std::fs::remove_dir(directory.path()).expect("it can be removed");
     }
 }

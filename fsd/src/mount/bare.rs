@@ -87,6 +87,13 @@ pub fn protect(path: &Path, immutable: bool) -> Result<Protected, MountError> {
     Ok(protected)
 }
 
+/// Whether `path` is a bare directory as a running fsd has it: who sees it, and no mount on it, knows of an fsd that was
+/// killed.
+pub fn is_protected(path: &Path) -> bool {
+    let meta = path.symlink_metadata();
+    meta.is_ok_and(|meta| meta.is_dir() && meta.permissions().mode() & 0o777 == MODE_RUNNING)
+}
+
 /// Gives the bare directory back to people: no immutable flag, an ordinary mode.
 pub fn release(path: &Path) {
     if let Err(error) = File::open(path).and_then(|directory| flag(&directory, false)) {
