@@ -21,7 +21,7 @@ use crate::kv::{Kv, KvError, Watched};
 use crate::node::{Node, NodeError, NodeName, Registration};
 use crate::planner::CopyState;
 use crate::registry::Epoch;
-use crate::table::{Change, Part, TableError, TableReader, TableWriter};
+use crate::table::{Change, Part, TableError, TableReader, TableWriter, Written};
 
 /// Who a node is.
 #[derive(Clone)]
@@ -192,7 +192,7 @@ impl Membership {
         if !self.node.announced {
             return Ok(());
         }
-        self.said = false;
+        let said = std::mem::take(&mut self.said);
         let incarnation = incarnation::read(&*self.kv).await?;
         let incarnation =
             incarnation.ok_or_else(|| MembershipError::NoIncarnation(self.who.name.clone()))?;
@@ -202,6 +202,10 @@ impl Membership {
         self.node.stored_bytes = rows.iter().map(|row| row.version.length).sum();
         let written = self.holds.write(&*self.kv, &fence, epoch, rows).await;
         let told = match written {
+            // every change of the node's own document brings a cycle of the lead about
+            Ok(written) if said && written == Written::default() => {
+                registration.confirm().await.map_err(MembershipError::from)
+            }
             Ok(_) => {
                 self.node.revision += 1;
                 registration.update(&self.node).await.map_err(MembershipError::from)

@@ -246,7 +246,16 @@ impl Registration {
     /// Says something else of itself.
     pub async fn update(&self, node: &Node) -> Result<(), NodeError> {
         let set = Op::Set { key: self.name.key()?, value: node.write().into() };
-        match self.kv.txn(&[self.fence()?, set]).await? {
+        self.commit(&[self.fence()?, set]).await
+    }
+
+    /// Makes sure that it is not over, and changes nothing.
+    pub async fn confirm(&self) -> Result<(), NodeError> {
+        self.commit(&[self.fence()?]).await
+    }
+
+    async fn commit(&self, ops: &[Op]) -> Result<(), NodeError> {
+        match self.kv.txn(ops).await? {
             Txn::Committed(_) => Ok(()),
             Txn::Refused(_) => Err(NodeError::Over(self.name.clone())),
         }

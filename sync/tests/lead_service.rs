@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sync::lead::{CycleSettings, LeadHandle, LeadService, LeadStatus, Orders};
@@ -153,4 +154,25 @@ async fn a_lead_that_is_cut_off_goes_on_when_it_can_and_one_that_was_overtaken_d
     two.stop().await;
     one.until("it to lead again", leads).await;
     one.stop().await;
+}
+
+#[tokio::test]
+async fn a_lead_that_nobody_can_ask_any_more_rests_between_its_cycles() {
+    let mut place = Place::new().await;
+    let counting = BreakingKv::new(place.kv.clone());
+    place.leads_kv = Some(counting.clone());
+    let Running { handle, shutdown, task } = Running::start(&place, "one");
+    drop(handle);
+    let rests = async {
+        loop {
+            let before = counting.reads.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if before > 0 && counting.reads.load(Ordering::SeqCst) == before {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, rests).await.expect("it rests");
+    shutdown.cancel();
+    tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
 }

@@ -207,6 +207,12 @@ async fn what_it_says_is_whole_before_it_counts() {
     assert_eq!((says.announced, says.stored_bytes), (true, 20));
     assert_eq!(held(&*kv).await, BTreeMap::from([(id("b"), V2)]));
 
+    // a look that finds nothing to mend tells nobody anything
+    let at = async || members(&*kv).await.unwrap()[0].modified;
+    let before = at().await;
+    node.mend().await.unwrap();
+    assert_eq!(at().await, before);
+
     // another process took its place: the next word is refused, and the one after takes it back
     let mut other = member(&kv, &dir.path().join("session"));
     other.tell([holds("z", V1)], true).await.unwrap();

@@ -2,8 +2,8 @@
 //!
 //! Invariants: who is named goes on answering for as long as the drain grace at least. So a node that is told to drain
 //! a copy, was told so before, or is about to be told so, is no holder of it, and the table is written before the
-//! nodes are told. Of several versions only the newest that anybody holds has holders; a node whose holdings cannot be read yet holds
-//! what the table said before.
+//! nodes are told. Of several versions only the newest that anybody holds has holders; a node whose holdings cannot be
+//! read yet holds what the table said before.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

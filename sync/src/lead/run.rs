@@ -109,7 +109,8 @@ impl LeadService {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let kv = self.outside.kv.clone();
         let status = self.status.clone();
-        let follow = tokio::spawn(follow_leader(kv, status));
+        let mut following = JoinSet::new();
+        following.spawn(follow_leader(kv, status));
         while !shutdown.is_cancelled() {
             let campaign = self.candidate.campaign(&shutdown);
             match refusing(&mut self.commands, campaign).await {
@@ -127,14 +128,11 @@ impl LeadService {
                     self.tell(|status| status.epoch = None);
                     term.resign().await;
                 }
-                Err(error) => {
-                    self.failed(&error, "not leading");
-                    let pause = tokio::time::sleep(FAILED_PAUSE);
-                    shutdown.run_until_cancelled(pause).await;
-                }
+                Err(error) => self.failed(&error, "not leading"),
             }
+            // also after a term: what ended it may end the next at once
+            shutdown.run_until_cancelled(tokio::time::sleep(FAILED_PAUSE)).await;
         }
-        follow.abort();
     }
 
     /// Leads until that is not possible any more, and says why.
@@ -179,7 +177,8 @@ impl LeadService {
             let rest = begun.elapsed().max(CHANGE_PAUSE);
             let due = lead.settled_at().map_or(next_list, |at| at.min(next_list));
             let asked = tokio::select! {
-                command = self.commands.recv() => command,
+                // when nobody can ask any more, this waits for the others
+                Some(command) = self.commands.recv() => Some(command),
                 () = tokio::time::sleep_until(due) => None,
                 () = async { changed.notified().await; tokio::time::sleep(rest).await } => None,
             };

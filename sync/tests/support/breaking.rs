@@ -30,6 +30,7 @@ pub struct BreakingKv {
     cut: AtomicBool,
     /// Is called when a renewal was done and before its answer comes.
     renewed: Box<dyn Fn() + Send + Sync>,
+    pub reads: AtomicUsize,
     pub renewals: AtomicUsize,
     pub acquires: AtomicUsize,
 }
@@ -50,6 +51,7 @@ impl BreakingKv {
             reads_fail: false.into(),
             cut: false.into(),
             renewed: Box::new(renewed),
+            reads: 0.into(),
             renewals: 0.into(),
             acquires: 0.into(),
         })
@@ -103,6 +105,7 @@ impl Kv for BreakingKv {
         self.inner.address()
     }
     async fn get(&self, key: &Key) -> Result<Option<Entry>, KvError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         match self.reads_fail.load(Ordering::SeqCst) {
             false => self.reach()?.get(key).await,
             true => Err(self.error("read")),

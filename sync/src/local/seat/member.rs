@@ -62,7 +62,7 @@ impl Member {
     /// Watches for as long as this registration goes on, and for its end.
     fn watch(&self, speaking: &mut Speaking) -> Result<(), MembershipError> {
         let Some(ending) = speaking.membership.ending() else { return Ok(()) };
-        speaking.watching.abort_all();
+        speaking.watching = JoinSet::new();
         for what in speaking.membership.watched()? {
             let watching = notify_changes(self.kv.clone(), what, self.changed.clone());
             speaking.watching.spawn(watching);
