@@ -6,6 +6,7 @@ use std::io::{Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use fsd::segment::{Digest, Stamp};
 use sync::local::status::LocalStatus;
@@ -105,6 +106,12 @@ fn s9_a_file_that_somebody_works_on_in_the_store_is_passed_over_and_its_last_ver
 #[test]
 fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
     const VERSIONS: i64 = 4;
+    /// Long enough for many versions.
+    const LOOK: Duration = Duration::from_secs(8);
+    /// Something must come through by then, however slow everything is.
+    const LOOK_MOST: Duration = Duration::from_secs(120);
+    // longer and longer, so that a pull comes to its end once on any machine
+    let rest = |round: u64| Duration::from_millis(400 + 200 * (round % 3) + 40 * round);
     let trough = short(&["while it was read", "is refused"], &["scrub.disk_share=0.01"]);
     let versions: Vec<_> = (1..=VERSIONS).map(|n| sound(n, 12 << 20)).collect();
     assert!(versions.iter().all(|version| version.len() == versions[0].len()));
@@ -119,7 +126,7 @@ fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
             for (version, round) in all.take_while(|_| !stop.load(Ordering::Relaxed)) {
                 lay(&renamed, version);
                 // a pull begins when a file rests; some are overtaken while it rests or is read
-                std::thread::sleep(std::time::Duration::from_millis(400 + 200 * (round % 3)));
+                std::thread::sleep(rest(round));
             }
             lay(&renamed, &versions[0]);
         });
@@ -130,7 +137,7 @@ fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
                 for version in versions.iter().chain([version]) {
                     write_over(&in_place, version);
                 }
-                std::thread::sleep(std::time::Duration::from_millis(400 + 200 * (round % 3)));
+                std::thread::sleep(rest(round));
             }
             write_over(&in_place, &versions[1]);
             ended.store(true, Ordering::Relaxed);
@@ -138,9 +145,9 @@ fn s2_a_file_replaced_while_it_is_pulled_is_never_a_mix() {
         // also when a look below fails: else the writers would go on for ever
         let _stop = Stop(&stop);
         let mut seen = 0;
-        let looks = std::time::Instant::now();
+        let looks = Instant::now();
         let mut last = Vec::new();
-        while looks.elapsed() < std::time::Duration::from_secs(8) {
+        while looks.elapsed() < LOOK || (seen <= 1 && looks.elapsed() < LOOK_MOST) {
             let _ = trough.manager("POST", "/sync");
             for id in ["renamed", "in-place"] {
                 let Ok(shown) = std::fs::read(trough.mounted(id)) else { continue };
