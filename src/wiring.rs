@@ -15,6 +15,8 @@ use fsd::ledger::LedgerReader;
 use fsd::segment::{Digest, SegmentId};
 use fsd::view::MountView;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use proxy::catalogue::one_machine::OneMachine;
+use proxy::reader::Elsewhere;
 use sync::clock::SystemClock;
 use sync::local::seat::alone::Alone;
 use sync::local::{Local, Outside};
@@ -86,8 +88,10 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
 pub async fn read(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener = listen(&config.node.read_listen).await?;
     let view = MountView::new(&config.mount.mountpoint);
-    let (registry, metrics) = (registry(config)?, metrics()?);
-    proxy::reader::run(config.read.clone(), listener, view, registry, metrics, shutdown).await;
+    let catalogue = Arc::new(OneMachine::new(registry(config)?));
+    let elsewhere = Elsewhere { catalogue, route: None };
+    let metrics = metrics()?;
+    proxy::reader::run(config.read.clone(), listener, view, elsewhere, metrics, shutdown).await;
     Ok(())
 }
 

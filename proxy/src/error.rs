@@ -85,6 +85,19 @@ pub enum QueryError {
         /// What the pool table says of it.
         reason: String,
     },
+    /// Another reader asks, and this one does not have it (any more): only that other knows whom else to ask.
+    #[error("segment {0} is not here")]
+    NotHere(SegmentId),
+    /// In the pool, and somebody has it, but nobody who does answers.
+    #[error(
+        "segment {id} is held by other nodes, and none of them answers now: {reason}; try again"
+    )]
+    NoAnswer {
+        /// Which.
+        id: SegmentId,
+        /// What came of asking the last of them.
+        reason: String,
+    },
     /// Nobody has listed the pool yet.
     #[error(
         "segment {0} is not here, and the pool was never listed, so nobody can say whether it exists; is `trough sync local` running?"
@@ -139,9 +152,10 @@ impl QueryError {
             | Self::AnswerTooLarge { .. }
             | Self::TempTooLarge { .. }
             | Self::ValueTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::WrongHost(_) | Self::NotHere(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotHeld { .. }
+            | Self::NoAnswer { .. }
             | Self::PoolUnknown(_)
             | Self::MountAway { .. }
             | Self::Registry(_)
@@ -151,10 +165,18 @@ impl QueryError {
         }
     }
 
+    /// Whether another copy of the segment may answer where this one does not.
+    pub fn is_of_this_copy(&self) -> bool {
+        matches!(self, Self::Storage { .. } | Self::Damaged { .. })
+    }
+
     /// When it is worth asking again, in seconds; `None` when it is not.
     pub fn retry_after_s(&self) -> Option<u32> {
         match self {
-            Self::Busy { .. } | Self::MountAway { .. } | Self::Storage { .. } => Some(1),
+            Self::Busy { .. }
+            | Self::MountAway { .. }
+            | Self::NoAnswer { .. }
+            | Self::Storage { .. } => Some(1),
             Self::Registry(_) | Self::Cancelled => Some(5),
             // the synchronizer's next look at the pool
             Self::NotHeld { .. } | Self::PoolUnknown(_) => Some(10),
@@ -170,6 +192,7 @@ impl QueryError {
             | Self::TempTooLarge { .. }
             | Self::ValueTooLarge(_)
             | Self::WrongHost(_)
+            | Self::NotHere(_)
             | Self::Damaged { .. }
             | Self::Lost => None,
         }

@@ -4,7 +4,7 @@
 //! whoever looks at it; at most [`LOOKS_MAX`] threads wait for it then.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use fsd::segment::SegmentId;
 use fsd::view::MountState;
 use serde_json::json;
-use sync::registry::Registry;
 use tokio::sync::Semaphore;
 
+use crate::catalogue::Catalogue;
 use crate::mount::Mount;
 
 /// A mount that does not answer so long hangs.
@@ -26,37 +26,32 @@ const LOOKS_MAX: usize = 4;
 #[derive(Debug)]
 pub struct Health {
     mount: Arc<dyn Mount>,
-    registry: Arc<dyn Registry>,
+    catalogue: Arc<dyn Catalogue>,
     looks: Arc<Semaphore>,
 }
 
 impl Health {
-    /// Of this mount and pool table.
-    pub fn new(mount: Arc<dyn Mount>, registry: Arc<dyn Registry>) -> Self {
-        Self { mount, registry, looks: Arc::new(Semaphore::new(LOOKS_MAX)) }
+    /// Of this mount and pool.
+    pub fn new(mount: Arc<dyn Mount>, catalogue: Arc<dyn Catalogue>) -> Self {
+        Self { mount, catalogue, looks: Arc::new(Semaphore::new(LOOKS_MAX)) }
     }
 
     /// 200 when the mount answers, else 503; with the age of the pool table for people. An old pool table
     /// does not make a reader ill: it goes on answering (S9).
     pub async fn page(&self) -> Response {
-        let state = self.look(|mount| mount.state()).await;
-        let (status, words) = match state {
+        let (status, words) = match self.mount().await {
             Some(MountState::Live) => (StatusCode::OK, "live"),
             Some(MountState::Absent) => (StatusCode::SERVICE_UNAVAILABLE, "absent"),
             Some(MountState::Dead) => (StatusCode::SERVICE_UNAVAILABLE, "dead"),
             None => (StatusCode::SERVICE_UNAVAILABLE, "hangs"),
         };
-        let pool = match self.registry.pool_meta().await {
-            Ok(Some(meta)) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-                let age_ms = now_ms.saturating_sub(meta.complete_at_ms);
-                json!({ "segments": meta.segments, "age_ms": age_ms })
-            }
-            Ok(None) => json!(null),
-            Err(error) => json!({ "error": error.to_string() }),
-        };
+        let pool = self.catalogue.page().await;
         (status, Json(json!({ "mount": words, "pool": pool }))).into_response()
+    }
+
+    /// What stands at the mount point; `None` when that does not answer.
+    pub async fn mount(&self) -> Option<MountState> {
+        self.look(|mount| mount.state()).await
     }
 
     /// 200 when the mount shows the segment, else 500, as the original answers.

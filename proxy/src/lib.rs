@@ -4,7 +4,8 @@
 //! http        connections: bounded in number, each wait bounded in time
 //! host        which host a request is for; what may name a segment
 //! reader      the reader's pages and one query's way through it
-//! route       where a segment is: the mount, else what the pool table says
+//! catalogue   what is known of the pool: whether a segment exists, and who has it
+//! route       to the readers of other nodes
 //! pool        open segments, by (id, device, inode)
 //! connection  one hardened SQLite connection: limits, functions, statements
 //! admission   what SQL may do there
@@ -15,6 +16,7 @@
 //! ```
 
 pub mod admission;
+pub mod catalogue;
 pub mod connection;
 pub mod error;
 pub mod health;

@@ -27,6 +27,9 @@ pub const POOL_MISSES: &str = "trough_read_pool_misses_total";
 pub const POOL_CLOSED: &str = "trough_read_pool_closed_total";
 /// Queries that found the mount missing and waited for it (S6). Counter.
 pub const MOUNT_WAITS: &str = "trough_read_mount_waits_total";
+/// Questions to other readers, by `outcome`: `answered`, or why another was asked (`silent`, `not_there`, `refused`), and
+/// `broken_off` for an answer that ended in its middle. Counter.
+pub const FORWARDS: &str = "trough_read_forwards_total";
 /// HTTP connections open now. Gauge.
 pub const HTTP_CONNECTIONS: &str = "trough_http_connections";
 

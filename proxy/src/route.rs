@@ -1,114 +1,178 @@
-//! Where a segment is: in the mount; where it is not there, what the pool table says of it.
+//! From a segment that is not here to a reader that has it: one hop, to one holder after the other, until one answers.
 //!
-//! Invariant (S6): only a live mount says that a segment is not there, and only the pool table, once a
-//! listing was complete, that it does not exist.
+//! ```text
+//!   order     who is asked first: those that answer, by load, from a short list that is the same for each segment
+//!   peer      what is known of a reader: probed while it is used, and how much it has to do
+//!   exchange  one question to one reader
+//! ```
+//!
+//! Invariants: a question that came from another reader goes no further; nothing of an answer is passed on before it
+//! is certain that it need not be asked for again: all of it up to [`HELD_BACK_BYTES`], and a longer one that breaks
+//! is broken off, so that it never looks whole; a reader that is silent is left, and its unanswered questions go to the
+//! next; the time of the query bounds all of it.
+//!
+//! Left out: which segment has which holders ([`crate::catalogue`]).
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
 use fsd::segment::SegmentId;
-use sync::registry::{Lookup, PoolRow, Registry, RegistryError, SegmentState};
-use tokio::sync::Mutex;
+use http_body_util::Full;
+use hyper::HeaderMap;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use metrics::counter;
+use serde::{Deserialize, Serialize};
+use sync::node::NodeName;
+use sync::nodes_view::NodesView;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use crate::catalogue::{Catalogue, holders};
 use crate::error::QueryError;
+use crate::metrics::FORWARDS;
 
-/// Rows read from the pool table at once.
-const PAGE_ROWS: usize = 10_000;
-/// The most labels kept that differ from their id: some 100 MB.
-const LABELS_MAX: usize = 1_000_000;
-/// An unknown label makes the pool be read again, at most this often.
-const LABELS_AGE_MIN: Duration = Duration::from_secs(5);
-/// The start of a label made by hashing ([`SegmentId::label`]).
-const HASHED: &str = "x--";
+mod exchange;
+mod order;
+mod peer;
 
-/// Answers from the pool table.
-#[derive(Debug)]
-pub struct Route {
-    registry: Arc<dyn Registry>,
-    labels: Mutex<Labels>,
+pub use exchange::{DEADLINE_HEADER, FORWARDED_HEADER, HELD_BACK_BYTES, There};
+use exchange::{Miss, exchange};
+pub use peer::LOAD_HEADER;
+use peer::Peers;
+
+/// Rounds over all holders: what moves is found at its new place by then.
+const ROUNDS: u32 = 4;
+/// The pause after the first round; twice as long after each further one.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// A connection that nobody used for so long is closed: before the other side does it.
+const IDLE: Duration = Duration::from_secs(15);
+/// Connections to one reader that are kept for the next question.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+
+type HttpClient = Client<HttpConnector, Full<Bytes>>;
+
+/// How other readers are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ForwardSettings {
+    /// Time between two looks whether a reader that is used answers, in milliseconds.
+    pub probe_ms: u64,
+    /// A reader that is silent for so long is left, in milliseconds.
+    pub silent_ms: u64,
+    /// Queries that may be with other readers at the same time; one more is answered with 429.
+    pub queries_max: usize,
 }
 
-#[derive(Debug, Default)]
-struct Labels {
-    ids: HashMap<String, SegmentId>,
-    read_at: Option<Instant>,
+impl Default for ForwardSettings {
+    fn default() -> Self {
+        // each holds back some 64 KiB
+        Self { probe_ms: 250, silent_ms: 1000, queries_max: 1024 }
+    }
+}
+
+/// A query, as another reader is asked it.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Which segment.
+    pub id: SegmentId,
+    /// The statement.
+    pub sql: Bytes,
+    /// What is passed on of the caller's headers.
+    pub headers: HeaderMap,
+    /// When its time is up.
+    pub deadline: Instant,
+    /// How long nothing may come of an answer that began.
+    pub stall: Duration,
+}
+
+/// Why no other reader answered.
+#[derive(Debug)]
+pub enum Unreached {
+    /// Nobody did.
+    Failed(QueryError),
+    /// One said why it cannot.
+    Refused(Box<There>),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Route {
+    own: NodeName,
+    nodes: Arc<NodesView>,
+    peers: Peers,
+    client: HttpClient,
+    places: Arc<Semaphore>,
+    settings: ForwardSettings,
 }
 
 impl Route {
-    /// From this registry.
-    pub fn new(registry: Arc<dyn Registry>) -> Self {
-        Self { registry, labels: Mutex::default() }
+    /// From the reader of `own` to those of the nodes that `nodes` knows.
+    pub fn new(own: NodeName, nodes: Arc<NodesView>, settings: ForwardSettings) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_millis(settings.silent_ms)));
+        let client: HttpClient = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE)
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .build(connector);
+        let peers = Peers::new(client.clone(), settings);
+        let places = Arc::new(Semaphore::new(settings.queries_max));
+        Self { own, nodes, peers, client, places, settings }
     }
 
-    /// Why a segment that a live mount does not have cannot be answered from.
-    pub async fn why_absent(&self, id: &SegmentId) -> QueryError {
-        match self.registry.lookup(id).await {
-            Ok(Lookup::Absent) => QueryError::NotInPool(id.clone()),
-            Ok(Lookup::Unknown) => QueryError::PoolUnknown(id.clone()),
-            Ok(Lookup::Listed(row)) => QueryError::NotHeld { id: id.clone(), reason: reason(row) },
-            Err(error) => failed(&error),
-        }
+    /// Whether this reader is the one of `node`.
+    pub fn is_own(&self, node: &NodeName) -> bool {
+        *node == self.own
     }
 
-    /// Whether the pool has it, as far as anybody knows.
-    pub async fn knows(&self, id: &SegmentId) -> Result<bool, QueryError> {
-        match self.registry.lookup(id).await.map_err(|error| failed(&error))? {
-            Lookup::Listed(_) => Ok(true),
-            Lookup::Absent => Ok(false),
-            Lookup::Unknown => Err(QueryError::PoolUnknown(id.clone())),
-        }
-    }
-
-    /// The id behind a host's first label: the label itself, or what it is the hash of. `None` when it is
-    /// neither. The id need not exist.
-    pub async fn id_of(&self, label: &str) -> Result<Option<SegmentId>, QueryError> {
-        let label = label.to_owned();
-        if !label.to_ascii_lowercase().starts_with(HASHED) {
-            return Ok(SegmentId::new(&label).ok());
-        }
-        let label = label.to_ascii_lowercase();
-        // one reads the pool while the others wait for what it finds
-        let mut labels = self.labels.lock().await;
-        if let Some(id) = labels.ids.get(&label) {
-            return Ok(Some(id.clone()));
-        }
-        if labels.read_at.is_none_or(|at| at.elapsed() >= LABELS_AGE_MIN) {
-            labels.ids = self.read_labels().await.map_err(|error| failed(&error))?;
-            labels.read_at = Some(Instant::now());
-        }
-        Ok(labels.ids.get(&label).cloned())
-    }
-
-    async fn read_labels(&self) -> Result<HashMap<String, SegmentId>, RegistryError> {
-        let mut ids = HashMap::new();
-        let mut after: Option<SegmentId> = None;
-        loop {
-            let page = self.registry.pool_page(after.as_ref(), PAGE_ROWS).await?;
-            let Some(last) = page.last() else { return Ok(ids) };
-            after = Some(last.id.clone());
-            for row in page {
-                let label = row.id.label();
-                if label.as_str() != row.id.as_str() && ids.len() < LABELS_MAX {
-                    ids.insert(label.to_string(), row.id);
+    /// Asks the others that have the segment as `catalogue` says, until one answers.
+    pub async fn ask(
+        &self,
+        question: &Question,
+        catalogue: &dyn Catalogue,
+    ) -> Result<(There, OwnedSemaphorePermit), Unreached> {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let running = self.settings.queries_max;
+            return Err(Unreached::Failed(QueryError::Busy { running, queued: 0 }));
+        };
+        let mut last = Miss::Nobody;
+        let mut pause = ROUND_PAUSE;
+        for round in 0..ROUNDS {
+            if round > 0 {
+                tokio::time::sleep_until(question.deadline.min(Instant::now() + pause)).await;
+                pause *= 2;
+            }
+            for peer in self.order(&question.id, &holders(catalogue, &question.id).await) {
+                if Instant::now() >= question.deadline {
+                    return Err(last.into_unreached(&question.id));
+                }
+                match exchange(&self.client, &peer, question, &self.own, &self.settings).await {
+                    Ok(there) => {
+                        counter!(FORWARDS, "outcome" => "answered").increment(1);
+                        return Ok((there, place));
+                    }
+                    Err(miss) => {
+                        counter!(FORWARDS, "outcome" => miss.kind()).increment(1);
+                        tracing::debug!(peer = %peer.name(), segment = %question.id, ?miss, "asking another");
+                        last = last.or(miss);
+                    }
                 }
             }
+            if last.is_final() {
+                break;
+            }
         }
+        Err(last.into_unreached(&question.id))
     }
-}
 
-fn failed(error: &RegistryError) -> QueryError {
-    QueryError::Registry(error.to_string())
-}
-
-fn reason(row: PoolRow) -> String {
-    row.reason.unwrap_or_else(|| {
-        let words = match row.state {
-            SegmentState::Pending => "it is still to be pulled",
-            SegmentState::Held => "it was published moments ago",
-            SegmentState::NoPlace => "the quota has no place for it",
-            SegmentState::Refused => "its file was refused; see `trough status`",
-        };
-        words.to_owned()
-    })
+    fn order(&self, id: &SegmentId, holders: &[NodeName]) -> Vec<Arc<peer::Peer>> {
+        let others = holders.iter().filter(|name| !self.is_own(name));
+        let known = others.filter_map(|name| Some((name, self.nodes.find(name)?)));
+        let peers = known.map(|(name, at)| (self.peers.of(name, &at.read_address), at.registered));
+        order::order(id, peers.collect())
+    }
 }

@@ -9,6 +9,7 @@ pub mod local;
 pub mod membership;
 pub mod metrics;
 pub mod node;
+pub mod nodes_view;
 pub mod planner;
 pub mod pool;
 pub mod pool_view;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SinceBoot;
 use crate::kv::{
-    Consistency, Index, InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId,
+    Consistency, Entry, Index, InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId,
     SessionOptions, Txn,
 };
 
@@ -282,9 +282,13 @@ pub struct Member {
 
 /// Every node that ever was, in order of name. Keys that name none are passed over.
 pub async fn members(kv: &dyn Kv) -> Result<Vec<Member>, KvError> {
+    members_of(kv.list(&crate::kv::key(NODES_KEY)?, Consistency::Consistent).await?)
+}
+
+/// The nodes that `entries` speak of, which lie below [`NODES_KEY`].
+pub(crate) fn members_of(entries: Vec<Entry>) -> Result<Vec<Member>, KvError> {
     let below = crate::kv::key(NODES_KEY)?;
-    let entries = kv.list(&below, Consistency::Consistent).await?;
-    let member = |entry: crate::kv::Entry| {
+    let member = |entry: Entry| {
         let name = NodeName::new(entry.key.below(&below)?).ok()?;
         let (node, registered) = (Node::read(&entry.value), entry.session.is_some());
         Some(Member { name, node, registered, modified: entry.modified })

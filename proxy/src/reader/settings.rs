@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::connection::SqliteSettings;
 use crate::http::HttpSettings;
 use crate::query::control::Limits;
+use crate::route::ForwardSettings;
 
 /// Settings of `trough read`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub struct ReaderSettings {
     pub sqlite_heap_bytes_max: u64,
     /// SQLite's limits for each query.
     pub sqlite: SqliteSettings,
+    /// How readers of other nodes are asked.
+    pub forward: ForwardSettings,
     /// The HTTP server's limits.
     pub http: HttpSettings,
 }
@@ -65,6 +68,7 @@ impl Default for ReaderSettings {
             sweep_ms: 10_000,
             sqlite_heap_bytes_max: 2 << 30,
             sqlite: SqliteSettings::default(),
+            forward: ForwardSettings::default(),
             http: HttpSettings::default(),
         }
     }

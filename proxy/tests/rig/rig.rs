@@ -7,15 +7,16 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use fsd::segment::{Digest, SegmentId, Stamp};
 use fsd::view::{MountState, Seen, ViewError};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use proxy::catalogue::one_machine::OneMachine;
 use proxy::mount::Mount;
-use proxy::reader::{ReaderSettings, serve};
+use proxy::reader::{Elsewhere, ReaderSettings, serve};
 use sync::registry::{
     Acquired, Lookup, PoolChange, PoolMeta, PoolRow, Registry, RegistryError, SegmentState,
     WriteLock,
@@ -34,6 +35,8 @@ pub fn id(text: &str) -> SegmentId {
 pub struct Directory {
     pub root: PathBuf,
     pub state: Mutex<MountState>,
+    /// Who writes here lets everybody hang who looks.
+    pub hangs: RwLock<()>,
 }
 
 impl Directory {
@@ -42,6 +45,7 @@ impl Directory {
     }
 
     fn live(&self) -> Result<(), ViewError> {
+        drop(self.hangs.read().unwrap());
         match *self.state.lock().unwrap() {
             MountState::Live => Ok(()),
             state => Err(ViewError::NotMounted { path: self.root.clone(), state }),
@@ -54,6 +58,7 @@ impl Mount for Directory {
         self.root.join(id.file_name())
     }
     fn state(&self) -> MountState {
+        drop(self.hangs.read().unwrap());
         *self.state.lock().unwrap()
     }
     fn stat(&self, id: &SegmentId) -> Result<Option<Seen>, ViewError> {
@@ -182,26 +187,37 @@ impl Rig {
     }
 
     pub async fn with(settings: ReaderSettings) -> Self {
+        let table = Arc::new(Table::default());
+        let catalogue = Arc::new(OneMachine::new(Arc::clone(&table) as Arc<dyn Registry>));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let elsewhere = Elsewhere { catalogue, route: None };
+        let rig = Self::start(settings, listener, elsewhere, table);
+        rig.segment("ohio", "CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 'one'), (2, 'two');");
+        rig
+    }
+
+    /// One with nothing in its mount.
+    pub fn start(
+        settings: ReaderSettings,
+        listener: TcpListener,
+        elsewhere: Elsewhere,
+        table: Arc<Table>,
+    ) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("mount");
         std::fs::create_dir(&root).unwrap();
-        let directory = Arc::new(Directory { root, state: Mutex::new(MountState::Live) });
-        let table = Arc::new(Table::default());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let directory = Arc::new(Directory {
+            root,
+            state: Mutex::new(MountState::Live),
+            hangs: RwLock::default(),
+        });
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let served = tokio::spawn(serve(
-            settings,
-            listener,
-            Arc::clone(&directory) as Arc<dyn Mount>,
-            Arc::clone(&table) as Arc<dyn Registry>,
-            metrics(),
-            shutdown.clone(),
-        ));
+        let mount = Arc::clone(&directory) as Arc<dyn Mount>;
+        let serving = serve(settings, listener, mount, elsewhere, metrics(), shutdown.clone());
+        let served = tokio::spawn(serving);
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let rig = Self { directory, table, address, client, shutdown, served, temp };
-        rig.segment("ohio", "CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 'one'), (2, 'two');");
-        rig
+        Self { directory, table, address, client, shutdown, served, temp }
     }
 
     /// Publishes a segment made by `sql`: a new file, renamed over what was there.

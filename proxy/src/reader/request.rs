@@ -1,0 +1,102 @@
+//! What a request asks for: which segment, by which name, and the statement.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Query;
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::request::Parts;
+use fsd::segment::SegmentId;
+use futures::StreamExt;
+use serde::Deserialize;
+
+use super::App;
+use crate::catalogue;
+use crate::error::QueryError;
+use crate::host::HostKind;
+
+/// Which segment a request is for.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) id: SegmentId,
+    /// The host that named it, when nothing else did.
+    pub(super) by_host: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Parameters {
+    segment: Option<String>,
+}
+
+impl App {
+    /// The segment named by `?segment=`, else by the host; and that the host may be asked at all.
+    pub(super) async fn target(&self, parts: &Parts) -> Result<Target, QueryError> {
+        let bad = |error: &dyn std::fmt::Display| QueryError::BadRequest(error.to_string());
+        let Query(parameters) =
+            Query::<Parameters>::try_from_uri(&parts.uri).map_err(|error| bad(&error))?;
+        if let Some(segment) = parameters.segment {
+            self.check_host(parts).await?;
+            let id = SegmentId::new(&segment).map_err(|error| bad(&error))?;
+            return Ok(Target { id, by_host: None });
+        }
+        match self.names.kind(parts)? {
+            HostKind::Ours => Err(bad(&"no segment is named; add ?segment=ID to the address")),
+            // whether there is such a segment is asked of the mount, not of the registry, on the usual way
+            HostKind::Label(label) => match self.catalogue.id_of(&label).await? {
+                Some(id) => Ok(Target { id, by_host: Some(label) }),
+                None => Err(QueryError::WrongHost(label)),
+            },
+        }
+    }
+
+    pub(super) async fn check_host(&self, parts: &Parts) -> Result<(), QueryError> {
+        let HostKind::Label(label) = self.names.kind(parts)? else { return Ok(()) };
+        let Some(id) = self.catalogue.id_of(&label).await? else {
+            return Err(QueryError::WrongHost(label));
+        };
+        match catalogue::knows(&*self.catalogue, &id).await? {
+            true => Ok(()),
+            false => Err(QueryError::WrongHost(label)),
+        }
+    }
+
+    pub(super) async fn read_body(
+        &self,
+        parts: &Parts,
+        body: Body,
+    ) -> Result<Arc<str>, QueryError> {
+        let limit_bytes = self.settings.body_bytes_max;
+        let too_large = || QueryError::BodyTooLarge { limit_bytes };
+        let announced: Option<u64> = parts
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok())
+            .and_then(|length| length.parse().ok());
+        if announced.is_some_and(|length| length > limit_bytes) {
+            return Err(too_large());
+        }
+        let read = async {
+            let mut bytes = Vec::new();
+            let mut pieces = body.into_data_stream();
+            while let Some(piece) = pieces.next().await {
+                let piece = piece.map_err(|error| {
+                    QueryError::BadRequest(format!("the body cannot be read: {error}"))
+                })?;
+                if (bytes.len() + piece.len()) as u64 > limit_bytes {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(&piece);
+            }
+            Ok(bytes)
+        };
+        let limit_ms = self.settings.body_ms;
+        let bytes = tokio::time::timeout(Duration::from_millis(limit_ms), read)
+            .await
+            .map_err(|_| QueryError::SlowBody { limit_ms })??;
+        let text = String::from_utf8(bytes).map_err(|_| {
+            QueryError::BadRequest("the body is not UTF-8; send SQL as text".into())
+        })?;
+        Ok(text.into())
+    }
+}

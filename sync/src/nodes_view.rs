@@ -1,0 +1,142 @@
+//! The nodes of the cluster in a reader's memory: where the reader of each answers.
+//!
+//! Invariant: an address that was heard once stays known (S9): a registry that is away, or that came back empty, takes
+//! no node away. It only says no more that the node is registered.
+//!
+//! Left out: whether a node answers, which only asking it shows.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::kv::{Kv, KvError, Watched, Watcher};
+use crate::node::{Member, NODES_KEY, NodeName, members_of};
+
+/// How long a look waits for a change. A registry that came back empty is noticed after it.
+const WAIT: Duration = Duration::from_secs(10);
+/// The least pause between two looks: each node's document changes with all that it holds, and each look brings all.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The pause after a look that failed.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// The most nodes that are remembered though the registry does not name them any more.
+const FORMER_MAX: usize = 10_000;
+
+/// Where a node answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAt {
+    /// Its reader, as `host:port`.
+    pub read_address: Arc<str>,
+    /// Whether its session holds, as far as this process heard.
+    pub registered: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct NodesView {
+    seen: RwLock<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    nodes: HashMap<NodeName, NodeAt>,
+    heard_at: Option<Instant>,
+}
+
+impl NodesView {
+    /// Where `name` answers; `None` when nobody ever said.
+    pub fn find(&self, name: &NodeName) -> Option<NodeAt> {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).nodes.get(name).cloned()
+    }
+
+    /// How many nodes are registered.
+    pub fn registered(&self) -> usize {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        seen.nodes.values().filter(|node| node.registered).count()
+    }
+
+    /// When the registry was heard last; `None` when it never was.
+    pub fn heard_at(&self) -> Option<Instant> {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).heard_at
+    }
+
+    /// Follows the nodes in `kv` for ever. Drop it to stop.
+    pub async fn follow(&self, kv: &dyn Kv) -> Result<(), KvError> {
+        let mut watcher = Watcher::new(Watched::Below(crate::kv::key(NODES_KEY)?), WAIT);
+        loop {
+            match watcher.next(kv).await {
+                Ok(seen) => {
+                    self.heard(members_of(seen.entries)?);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                // the pool table is read from the same registry, and that says what is wrong with it
+                Err(error) => {
+                    tracing::debug!(%error, "the nodes cannot be read; what they said last holds");
+                    tokio::time::sleep(FAILED_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes what the registry says of all nodes.
+    pub fn heard(&self, members: Vec<Member>) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        seen.heard_at = Some(Instant::now());
+        let nodes = &mut seen.nodes;
+        nodes.values_mut().for_each(|node| node.registered = false);
+        if nodes.len() > members.len() + FORMER_MAX {
+            nodes.clear();
+        }
+        for Member { name, node, registered, .. } in members {
+            match (nodes.get_mut(&name), node) {
+                (Some(known), None) => known.registered = registered,
+                (Some(known), Some(node)) if *known.read_address == *node.read_address => {
+                    known.registered = registered;
+                }
+                (_, Some(node)) => {
+                    let read_address = node.read_address.into();
+                    nodes.insert(name, NodeAt { read_address, registered });
+                }
+                // one that is not understood, and never was
+                (None, None) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::Index;
+    use crate::node::Node;
+
+    fn member(name: &str, address: Option<&str>, registered: bool) -> Member {
+        let node = address.map(|address| Node::new(1, address, ""));
+        Member { name: NodeName::new(name).unwrap(), node, registered, modified: Index(1) }
+    }
+
+    fn at(view: &NodesView, name: &str) -> Option<(String, bool)> {
+        let node = view.find(&NodeName::new(name).unwrap())?;
+        Some((node.read_address.to_string(), node.registered))
+    }
+
+    #[test]
+    fn an_address_outlives_what_the_registry_forgot_and_follows_what_it_says_anew() {
+        let view = NodesView::default();
+        assert_eq!((view.heard_at(), at(&view, "a")), (None, None));
+        view.heard(vec![member("a", Some("a:1"), true), member("b", Some("b:1"), false)]);
+        assert_eq!(at(&view, "a"), Some(("a:1".to_owned(), true)));
+        assert_eq!(at(&view, "b"), Some(("b:1".to_owned(), false)));
+        assert_eq!(view.registered(), 1);
+
+        view.heard(Vec::new());
+        assert_eq!(at(&view, "a"), Some(("a:1".to_owned(), false)));
+        // a document of another format, and a node that moved
+        view.heard(vec![member("a", None, true), member("b", Some("b:2"), true)]);
+        assert_eq!(at(&view, "a"), Some(("a:1".to_owned(), true)));
+        assert_eq!(at(&view, "b"), Some(("b:2".to_owned(), true)));
+        view.heard(vec![member("c", None, true)]);
+        assert_eq!(at(&view, "c"), None);
+    }
+}
