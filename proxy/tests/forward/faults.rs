@@ -156,8 +156,7 @@ async fn what_is_wrong_with_the_question_is_not_asked_again() {
     }
 }
 
-// the guard lets the mount hang for as long as the answer takes
-#[allow(clippy::await_holding_lock)]
+#[allow(clippy::await_holding_lock, clippy::readonly_write_lock, reason = "it lets the mount hang")]
 #[tokio::test]
 async fn what_this_reader_has_but_cannot_give_another_gives() {
     let pair = Pair::new(Act::Say(answer("503 Service Unavailable", "away\n"))).await;
