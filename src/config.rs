@@ -17,14 +17,18 @@ use crate::cli::Shared;
 use crate::logging::LogSettings;
 
 mod check;
+mod identity;
 mod problem;
 pub mod settings;
 
 pub use problem::{Origin, Problem, Problems};
 use settings::{
-    CacheSettings, LocalSettings, ManagerSettings, MountSettings, NodeSettings, PublishSettings,
-    ReaderSettings, RegistrySettings, ScrubSettings, StoreSettings,
+    CacheSettings, LeadSection, LocalSettings, ManagerSettings, MountSettings, NodeSettings,
+    PlanSection, PublishSettings, ReaderSettings, RegistryKind, RegistrySettings, ScrubSettings,
+    StoreSettings,
 };
+
+pub use identity::Server;
 
 /// The complete settings file with every default.
 pub const DEFAULTS: &str = include_str!("config/defaults.toml");
@@ -56,6 +60,10 @@ pub struct Config {
     pub manager: ManagerSettings,
     /// What the processes agree on.
     pub registry: RegistrySettings,
+    /// The lead of a cluster.
+    pub lead: LeadSection,
+    /// Who holds what in a cluster.
+    pub plan: PlanSection,
     /// The log.
     pub log: LogSettings,
 }
@@ -144,10 +152,23 @@ impl Config {
         }
     }
 
+    /// Whether this machine is a node of a cluster.
+    pub fn in_cluster(&self) -> bool {
+        self.registry.kind == RegistryKind::Consul
+    }
+
     /// Makes every path absolute.
     fn resolve(&mut self, base: &Path) {
         let paths = [&mut self.cache.dir, &mut self.mount.mountpoint, &mut self.registry.path];
-        for path in paths.into_iter().chain(&mut self.publish.temp_dir) {
+        let consul = &mut self.registry.consul;
+        let files = [
+            &mut self.publish.temp_dir,
+            &mut consul.token_file,
+            &mut consul.ca_file,
+            &mut consul.cert_file,
+            &mut consul.key_file,
+        ];
+        for path in paths.into_iter().chain(files.into_iter().flatten()) {
             *path = base.join(&*path);
         }
         if !self.store.url.contains("://") {
@@ -163,18 +184,23 @@ pub fn first_file(overrides: &[String]) -> Result<String, String> {
         DEFAULTS.parse().map_err(|error| format!("read the defaults: {error}"))?;
     for assignment in overrides {
         let (path, value) = parse_override(assignment)?;
-        let [section, key] = path.as_slice() else {
-            return Err(format!("--set {assignment}: only SECTION.KEY can be written to the file"));
-        };
         let value: toml_edit::Value =
             value.to_string().parse().map_err(|error| format!("--set {assignment}: {error}"))?;
-        match document[section][key].as_value_mut() {
+        let (key, sections) = path.split_last().expect("an override names a section and a key");
+        let mut table: &mut dyn toml_edit::TableLike = document.as_table_mut();
+        for section in sections {
+            let item = table.entry(section).or_insert_with(toml_edit::table);
+            table = item
+                .as_table_like_mut()
+                .ok_or_else(|| format!("--set {assignment}: {section} is no section"))?;
+        }
+        match table.get_mut(key).and_then(toml_edit::Item::as_value_mut) {
             Some(old) => {
                 let decor = old.decor().clone();
                 *old = value;
                 *old.decor_mut() = decor;
             }
-            None => document[section][key] = toml_edit::Item::Value(value),
+            None => drop(table.insert(key, toml_edit::Item::Value(value))),
         }
     }
     Ok(document.to_string())

@@ -66,7 +66,7 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
     let view = MountView::new(&config.mount.mountpoint);
     let store = sync::store::open(&config.store.url, config.store.timeouts)?;
     let outside = Outside {
-        node: node(config),
+        node: config.display_name(),
         cache,
         seat: Arc::new(Alone::new(store.clone(), registry(config)?)),
         store,
@@ -98,19 +98,14 @@ pub async fn read(config: &Config, shutdown: CancellationToken) -> anyhow::Resul
 /// The way into the deep store for `trough put`; `on_progress` is told of every step.
 pub fn publisher(config: &Config, on_progress: OnProgress) -> anyhow::Result<Publisher> {
     let store = sync::store::open(&config.store.url, config.store.timeouts)?;
-    let holder = format!("`trough put` of process {} on {}", std::process::id(), node(config));
+    let holder =
+        format!("`trough put` of process {} on {}", std::process::id(), config.display_name());
     Ok(Publisher::new(store, registry(config)?, config.publish.clone(), holder, on_progress))
 }
 
 fn registry(config: &Config) -> anyhow::Result<Arc<dyn Registry>> {
     let path: PathBuf = config.registry.path.clone();
     Ok(Arc::new(SqliteRegistry::open(path)?))
-}
-
-/// What this machine is called.
-fn node(config: &Config) -> String {
-    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    config.node.name.clone().unwrap_or_else(host)
 }
 
 async fn listen(address: &str) -> anyhow::Result<TcpListener> {

@@ -2,6 +2,11 @@
 
 use std::net::SocketAddr;
 
+use sync::kv::{LOCK_DELAY_MAX, SESSION_TTL_MAX, SESSION_TTL_MIN};
+use sync::node::NodeName;
+use sync::planner::{PlanSettings, Rules, RulesError};
+
+use super::identity::{Server, address_problem};
 use super::{Config, Problem};
 
 /// The most segments that may be pulled at a time: each has a file open and a stream from the store.
@@ -16,6 +21,9 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     store(config, &mut found);
     places(config, &mut found);
     numbers(config, &mut found);
+    registry(config, &mut found);
+    node(config, &mut found);
+    plan(config, &mut found);
     if let Some(problem) = config.log.filter_problem() {
         found.add("log.filter", problem);
     }
@@ -53,30 +61,25 @@ impl Checks {
 }
 
 fn listen(config: &Config, found: &mut Checks) {
-    let mut parsed = Vec::new();
-    for (path, text) in [
-        ("node.read_listen", &config.node.read_listen),
-        ("node.manager_listen", &config.node.manager_listen),
-    ] {
-        match text.parse::<SocketAddr>() {
-            Ok(address) => parsed.push(address),
-            Err(_) => found.add(path, format!(
+    let mut parsed: Vec<(Server, SocketAddr)> = Vec::new();
+    for server in Server::ALL {
+        let (path, text) = (server.listen_setting(), config.listen(server));
+        let Ok(address) = text.parse::<SocketAddr>() else {
+            found.add(&path, format!(
                 "{text:?} is not an address with a port; write it as \"127.0.0.1:6444\" or \"[::1]:6444\""
-            )),
+            ));
+            continue;
+        };
+        let takes_orders = server != Server::Read;
+        if takes_orders && !address.ip().is_loopback() && !config.manager.insecure_open {
+            found.add(&path, proxy::manager::OpenBind(address).to_string());
         }
-    }
-    if let Ok(manager) = config.node.manager_listen.parse::<SocketAddr>()
-        && !manager.ip().is_loopback()
-        && !config.manager.insecure_open
-    {
-        found.add("node.manager_listen", proxy::manager::OpenBind(manager).to_string());
-    }
-    if let [read, manager] = parsed.as_slice()
-        && read == manager
-        && read.port() != 0
-    {
-        found
-            .add("node.manager_listen", "this is the reader's address too; give each its own port");
+        let other = parsed.iter().find(|(_, other)| *other == address && address.port() != 0);
+        if let Some((other, _)) = other {
+            let other = other.listen_setting();
+            found.add(&path, format!("this is {other} too; give each its own port"));
+        }
+        parsed.push((server, address));
     }
 }
 
@@ -124,6 +127,93 @@ fn places(config: &Config, found: &mut Checks) {
         if config.registry.path.starts_with(place) {
             found.add("registry.path", format!("the registry must not lie below {path}"));
         }
+    }
+}
+
+fn registry(config: &Config, found: &mut Checks) {
+    let consul = &config.registry.consul;
+    for (name, problem) in consul.problems() {
+        found.add(&format!("registry.consul.{name}"), problem);
+    }
+    for (name, value) in
+        [("connect_ms", consul.timeouts.connect_ms), ("call_ms", consul.timeouts.call_ms)]
+    {
+        found.within(&format!("registry.consul.timeouts.{name}"), value, 100, 60_000);
+    }
+    if config.lead.candidate && !config.in_cluster() {
+        found.add(
+            "lead.candidate",
+            "a machine on its own has no lead; set registry.kind = \"consul\", or this to false",
+        );
+    }
+}
+
+/// What the others of a cluster are told of this machine.
+fn node(config: &Config, found: &mut Checks) {
+    for server in Server::ALL {
+        let needed = server != Server::Lead || config.lead.candidate;
+        let problem = match config.written_address(server) {
+            Some(address) => address_problem(address),
+            None if config.in_cluster() && needed => config.address(server).err(),
+            None => None,
+        };
+        if let Some(problem) = problem {
+            found.add(&server.address_setting(), problem);
+        }
+    }
+    if config.in_cluster()
+        && let Err(problem) = config.node_name()
+    {
+        found.add("node.name", problem);
+    }
+    if config.node.rack.as_ref().is_some_and(|rack| rack.trim().is_empty()) {
+        found.add("node.rack", "this names no rack; leave it out");
+    }
+    let (least, most) = (SESSION_TTL_MIN.as_secs(), SESSION_TTL_MAX.as_secs());
+    found.within("node.session_ttl_s", config.node.session_ttl_s, least, most);
+    found.within("lead.session_ttl_s", config.lead.election.session_ttl_s, least, most);
+    let delay_s = config.lead.election.lock_delay_s;
+    found.within("lead.lock_delay_s", delay_s, 0, LOCK_DELAY_MAX.as_secs());
+    let cycle = &config.lead.cycle;
+    found.at_least("lead.cycle.period_s", cycle.period_s, 1);
+    found.at_least("lead.cycle.doubt_s", cycle.doubt_s, 1);
+    found.within("lead.cycle.max_removed_ratio", cycle.max_removed_ratio, 0.0, 1.0);
+}
+
+/// Each setting and each rule for itself, so that all problems are told; [`Rules`] stops at the first.
+fn plan(config: &Config, found: &mut Checks) {
+    let (set, usual) = (&config.plan.settings, PlanSettings::default);
+    for (path, settings) in [
+        ("plan.copies", PlanSettings { copies: set.copies, ..usual() }),
+        ("plan.dead_band", PlanSettings { dead_band: set.dead_band, ..usual() }),
+        (
+            "plan.capacity_drop_ratio_max",
+            PlanSettings { capacity_drop_ratio_max: set.capacity_drop_ratio_max, ..usual() },
+        ),
+    ] {
+        if let Err(error) = Rules::new(settings, Vec::new()) {
+            found.add(path, error.to_string());
+        }
+    }
+    let before = found.problems.len();
+    for (at, rule) in config.plan.rules.iter().enumerate() {
+        match Rules::new(usual(), vec![rule.clone()]) {
+            Ok(_) => {}
+            Err(error @ RulesError::Copies { .. }) => {
+                found.add(&format!("plan.rules.{at}.copies"), error.to_string());
+            }
+            Err(error) => found.add(&format!("plan.rules.{at}.glob"), error.to_string()),
+        }
+        for (place, node) in rule.nodes.iter().enumerate() {
+            if let Err(error) = NodeName::new(node) {
+                found.add(&format!("plan.rules.{at}.nodes.{place}"), error.to_string());
+            }
+        }
+    }
+    if found.problems.len() == before
+        && let Err(error) = Rules::new(usual(), config.plan.rules.clone())
+    {
+        found.add("plan.rules", error.to_string());
     }
 }
 

@@ -6,9 +6,10 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use toml_edit::{Document, Item, TableLike};
+use toml_edit::{Document, Item};
 
-/// One thing that is wrong, at the setting `path`; an empty path is about none in particular.
+/// One thing that is wrong, at the setting `path`; an empty path is about none in particular. A number in it is a
+/// place in a list, from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Section and key.
@@ -91,7 +92,9 @@ impl Origin {
             [] => problem.message.clone(),
             path => format!("{}: {}", path.join("."), problem.message),
         };
-        match (self.overridden.get(&problem.path), span) {
+        let path = &problem.path;
+        let beginning = |count: usize| self.overridden.get(&path[..count]);
+        match ((0..=path.len()).rev().find_map(beginning), span) {
             (Some(assignment), _) => format!("--set {assignment}: {}", problem.message),
             (None, Some(span)) => render(&self.name, &self.text, Some(span), &named),
             (None, None) if problem.path.is_empty() => named,
@@ -100,16 +103,24 @@ impl Origin {
     }
 
     fn span(&self, path: &[String]) -> Option<Range<usize>> {
-        let (last, tables) = path.split_last()?;
-        let mut table: &dyn TableLike = self.document.as_table();
-        for key in tables {
-            table = table.get(key).and_then(Item::as_table_like)?;
+        let (last, sections) = path.split_last()?;
+        let mut item = self.document.as_item();
+        for key in sections {
+            item = within(item, key)?;
         }
-        let (key, item) = table.get_key_value(last)?;
-        match item {
+        let key = item.as_table_like().and_then(|table| table.get_key_value(last));
+        match within(item, last)? {
             Item::Value(value) => value.span(),
-            _ => key.span().or_else(|| item.span()),
+            item => key.and_then(|(key, _)| key.span()).or_else(|| item.span()),
         }
+    }
+}
+
+/// What `key` names in `item`: a setting in a section, or a place in a list.
+fn within<'a>(item: &'a Item, key: &str) -> Option<&'a Item> {
+    match key.parse::<usize>() {
+        Ok(place) => item.get(place),
+        Err(_) => item.get(key),
     }
 }
 

@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sync::kv::SESSION_TTL_MIN;
+use sync::kv::consul::ConsulSettings;
+use sync::lead::{CycleSettings, LeadSettings};
+use sync::planner::{PlanSettings, Rule, Rules, RulesError};
 use sync::store::StoreTimeouts;
 
 /// `[node]`: this machine and its ports.
@@ -15,6 +19,18 @@ pub struct NodeSettings {
     pub read_listen: String,
     /// Address and port of the synchronizer's status.
     pub manager_listen: String,
+    /// Address and port of the lead's status.
+    pub lead_listen: String,
+    /// Where others reach the reader, as `host:port`; `None`: where it listens. So do the next two.
+    pub read_address: Option<String>,
+    /// Where others reach the synchronizer's status.
+    pub manager_address: Option<String>,
+    /// Where others reach the lead's status.
+    pub lead_address: Option<String>,
+    /// What fails together with this machine.
+    pub rack: Option<String>,
+    /// How long a node counts as there when nobody hears of it, in seconds; the registry may take twice as long.
+    pub session_ttl_s: u64,
 }
 
 impl Default for NodeSettings {
@@ -23,6 +39,12 @@ impl Default for NodeSettings {
             name: None,
             read_listen: "127.0.0.1:6444".to_owned(),
             manager_listen: "127.0.0.1:6112".to_owned(),
+            lead_listen: "127.0.0.1:6111".to_owned(),
+            read_address: None,
+            manager_address: None,
+            lead_address: None,
+            rack: None,
+            session_ttl_s: SESSION_TTL_MIN.as_secs(),
         }
     }
 }
@@ -43,17 +65,66 @@ impl Default for StoreSettings {
     }
 }
 
-/// `[registry]`: what the processes of this machine agree on.
+/// `[registry]`: what processes agree on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistrySettings {
-    /// The registry's SQLite file.
+    /// Whose processes.
+    pub kind: RegistryKind,
+    /// The file of [`RegistryKind::File`].
     pub path: PathBuf,
+    /// The way to Consul of [`RegistryKind::Consul`].
+    pub consul: ConsulSettings,
+}
+
+/// Where a registry is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistryKind {
+    /// In a SQLite file, for the processes of one machine.
+    File,
+    /// In Consul, for the nodes of a cluster.
+    Consul,
 }
 
 impl Default for RegistrySettings {
     fn default() -> Self {
-        Self { path: "registry.sqlite".into() }
+        Self {
+            kind: RegistryKind::File,
+            path: "registry.sqlite".into(),
+            consul: ConsulSettings::default(),
+        }
+    }
+}
+
+/// `[lead]`: the lead of a cluster.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeadSection {
+    /// Whether `trough up` runs one that would lead.
+    pub candidate: bool,
+    /// How leading is decided.
+    #[serde(flatten)]
+    pub election: LeadSettings,
+    /// What the lead does, and when.
+    pub cycle: CycleSettings,
+}
+
+/// `[plan]`: who holds what in a cluster.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlanSection {
+    /// What holds for all segments.
+    #[serde(flatten)]
+    pub settings: PlanSettings,
+    /// What holds for some of them.
+    pub rules: Vec<Rule>,
+}
+
+impl PlanSection {
+    /// As the planner takes them.
+    pub fn rules(&self) -> Result<Rules, RulesError> {
+        Rules::new(self.settings.clone(), self.rules.clone())
     }
 }
 

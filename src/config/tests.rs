@@ -47,6 +47,8 @@ fn coded() -> Config {
         read: ReaderSettings::default(),
         manager: ManagerSettings::default(),
         registry: RegistrySettings::default(),
+        lead: LeadSection::default(),
+        plan: PlanSection::default(),
         log: LogSettings::default(),
     };
     // where things lie is not for the subsystems to say
@@ -147,6 +149,163 @@ fn places_that_lie_in_each_other_are_refused() {
     }
 }
 
+/// The least that a node of a cluster says.
+const CLUSTER: &str = r#"
+[node]
+name = "a"
+read_address = "127.0.0.1:6444"
+manager_address = "a.example:6112"
+[registry]
+kind = "consul"
+"#;
+
+#[test]
+fn a_node_of_a_cluster_says_where_the_others_reach_it() {
+    let config = load(CLUSTER, &[]).unwrap();
+    assert_eq!(config.node_name().unwrap().as_str(), "a");
+    assert_eq!(config.address(Server::Read).unwrap(), "127.0.0.1:6444");
+    assert_eq!(config.address(Server::Manager).unwrap(), "a.example:6112");
+    // what is missing is told where it is needed
+    let problem = config.address(Server::Lead).unwrap_err();
+    assert!(problem.contains("cannot use 127.0.0.1:6111"), "{problem}");
+    let problem = load(CLUSTER, &["lead.candidate=true"]).unwrap_err();
+    assert!(problem.starts_with("node.lead_address: "), "{problem}");
+
+    // where the servers listen is where they are, unless only this machine could use that
+    let own = "manager.insecure_open=true";
+    let text = "[node]\nname = \"a\"\n[registry]\nkind = \"consul\"\n";
+    let listening = |host: &str| {
+        [("read", 1), ("manager", 2), ("lead", 3)]
+            .map(|(name, port)| format!("node.{name}_listen={host}:{port}"))
+    };
+    let load_at = |host: &str| {
+        let all = listening(host);
+        load(text, &[own, "lead.candidate=true", &all[0], &all[1], &all[2]])
+    };
+    let config = load_at("10.0.0.7").unwrap();
+    assert_eq!(config.address(Server::Lead).unwrap(), "10.0.0.7:3");
+    for host in ["127.0.0.1", "0.0.0.0", "[::1]", "[::]"] {
+        let problems = load_at(host).unwrap_err();
+        for part in ["node.read_address: ", "node.manager_address: ", "node.lead_address: "] {
+            assert!(problems.contains(part), "{host}: {part} is missing in\n{problems}");
+        }
+        assert!(
+            problems.contains("or node.lead_listen to an address of this machine"),
+            "{problems}"
+        );
+    }
+    assert!(load("[node]\nname = \"My Mac\"", &[]).is_ok(), "on its own it may be called anything");
+}
+
+#[test]
+fn what_is_wrong_with_a_cluster_is_told_with_its_line() {
+    let text = r#"[node]
+name = "Worker 1"
+read_address = "here"
+manager_address = "a:6112"
+rack = " "
+session_ttl_s = 9
+lead_listen = "127.0.0.1:6112"
+[registry]
+kind = "consul"
+[registry.consul]
+address = "consul:8500/x"
+tls_server_name = "a b"
+cert_file = "c.pem"
+[registry.consul.timeouts]
+call_ms = 1
+[lead]
+session_ttl_s = 9
+lock_delay_s = 61
+candidates = true
+[lead.cycle]
+period_s = 0
+max_removed_ratio = 2
+[plan]
+copies = 0
+dead_band = 0.0
+capacity_drop_ratio_max = 1.5
+[[plan.rules]]
+glob = "web-*"
+copies = 2
+[[plan.rules]]
+glob = "web-["
+copies = 2
+[[plan.rules]]
+glob = "x*"
+copies = 99
+nodes = ["a", "B"]
+"#;
+    let told = load(text, &[]).unwrap_err();
+    assert!(
+        told.starts_with("trough.toml:19: lead.candidates: unknown field `candidates`"),
+        "{told}"
+    );
+    let told = load(&text.replace("candidates = true", ""), &[]).unwrap_err();
+    let lines: Vec<(u32, &str)> = told
+        .lines()
+        .filter_map(|line| {
+            let (line, rest) = line.strip_prefix("trough.toml:")?.split_once(": ")?;
+            Some((line.parse().unwrap(), rest.split(": ").next().unwrap()))
+        })
+        .collect();
+    let expected = [
+        (2, "node.name"),
+        (3, "node.read_address"),
+        (5, "node.rack"),
+        (6, "node.session_ttl_s"),
+        (7, "node.lead_listen"),
+        (11, "registry.consul.address"),
+        (12, "registry.consul.tls_server_name"),
+        (15, "registry.consul.timeouts.call_ms"),
+        (17, "lead.session_ttl_s"),
+        (18, "lead.lock_delay_s"),
+        (21, "lead.cycle.period_s"),
+        (22, "lead.cycle.max_removed_ratio"),
+        (24, "plan.copies"),
+        (25, "plan.dead_band"),
+        (26, "plan.capacity_drop_ratio_max"),
+        (31, "plan.rules.1.glob"),
+        (35, "plan.rules.2.copies"),
+        (36, "plan.rules.2.nodes.1"),
+    ];
+    assert_eq!(lines, expected, "{told}");
+    assert!(told.contains("  31 | glob = \"web-[\"\n     |        ^^^^^^^"), "{told}");
+    assert!(told.contains("cert_file and key_file go together"), "{told}");
+}
+
+#[test]
+fn what_only_a_cluster_uses_is_checked_everywhere() {
+    for wrong in [
+        "registry.consul.address=x",
+        "registry.kind=etcd",
+        "plan.copies=0",
+        "plan.accepted_quota_bytes=1",
+        "lead.candidate=true",
+        "node.lead_address=x",
+        "registry.consul.address=https://h:1",
+    ] {
+        assert!(load("", &[wrong]).is_err(), "{wrong}");
+    }
+    let wrong = r#"plan.rules=[{ glob = "*", copies = 1 }, { glob = "*", copies = 0 }]"#;
+    let told = load("", &[wrong]).unwrap_err();
+    assert!(told.starts_with("--set plan.rules=") && told.contains("0 copies"), "{told}");
+    let many = format!("plan.rules=[{}]", "{ glob = \"*\", copies = 1 },".repeat(300));
+    assert!(load("", &[&many]).unwrap_err().contains("300 replication rules are too many"));
+}
+
+#[test]
+fn files_of_the_way_to_consul_lie_beside_the_settings() {
+    let consul = |name: &str| format!("registry.consul.{name}=secret/{name}");
+    let all = ["token_file", "ca_file", "cert_file", "key_file"].map(consul);
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let consul = load("", &all).unwrap().registry.consul;
+    let files = [consul.token_file, consul.ca_file, consul.cert_file, consul.key_file];
+    for (file, name) in files.into_iter().zip(["token_file", "ca_file", "cert_file", "key_file"]) {
+        assert_eq!(file.unwrap(), Path::new("/base/secret").join(name));
+    }
+}
+
 #[test]
 fn the_first_file_is_complete_and_has_the_given_values() {
     let text = first_file(&["store.url=hdfs://h:1/p".into(), "node.name=a".into()]).unwrap();
@@ -155,4 +314,10 @@ fn the_first_file_is_complete_and_has_the_given_values() {
     assert_eq!(config.store.url, "hdfs://h:1/p");
     assert_eq!(config.node.name.as_deref(), Some("a"));
     assert_eq!(text.lines().count(), DEFAULTS.lines().count() + 1);
+
+    let deep = ["registry.consul.address=http://h:1".into(), "registry.kind=consul".into()];
+    let text = first_file(&deep).unwrap();
+    assert!(text.contains("address = \"http://h:1\"\n"), "{text}");
+    assert_eq!(text.lines().count(), DEFAULTS.lines().count());
+    assert!(first_file(&["log.format.x=1".into()]).unwrap_err().contains("format is no section"));
 }

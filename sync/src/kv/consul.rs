@@ -60,6 +60,16 @@ impl Default for ConsulSettings {
     }
 }
 
+impl ConsulSettings {
+    /// What is wrong with their form: a setting's name, and why. The files are not looked at.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let address = http::address_problem(&self.address);
+        let mut found: Vec<_> = address.map(|problem| ("address", problem)).into_iter().collect();
+        found.extend(tls::problems(self));
+        found
+    }
+}
+
 /// The store of keys in Consul.
 #[derive(Debug)]
 pub struct ConsulKv {

@@ -45,7 +45,8 @@ pub struct PlanSettings {
     pub drain_grace_ms: u64,
     /// The share of the expected capacity that may vanish before planning is refused.
     pub capacity_drop_ratio_max: f64,
-    /// A person agreed to plan with a registered capacity down to this many bytes.
+    /// A person agreed to plan with a registered capacity down to this many bytes: an order, and no setting.
+    #[serde(skip)]
     pub accepted_quota_bytes: Option<u64>,
 }
 

@@ -81,12 +81,8 @@ impl Http {
             target: address.clone(),
             reason,
         };
-        let uri: Uri = address.parse().map_err(|e| error(format!("{e}; use http://HOST:PORT")))?;
-        let known = matches!(uri.scheme_str(), Some("http" | "https"));
-        if !known || uri.authority().is_none() || uri.path() != "/" || uri.query().is_some() {
-            return Err(error(
-                "not an address of Consul; use http://HOST:PORT or https://HOST:PORT".to_owned(),
-            ));
+        if let Some((_, problem)) = settings.problems().into_iter().next() {
+            return Err(error(problem));
         }
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
@@ -261,6 +257,17 @@ impl Answer {
             .take(SAID_CHARS_MAX)
             .collect()
     }
+}
+
+/// Why `address` is none of Consul.
+pub(super) fn address_problem(address: &str) -> Option<String> {
+    let uri = match address.trim_end_matches('/').parse::<Uri>() {
+        Ok(uri) => uri,
+        Err(error) => return Some(format!("{error}; use http://HOST:PORT")),
+    };
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    (!known || uri.authority().is_none() || uri.path() != "/" || uri.query().is_some())
+        .then(|| "not an address of Consul; use http://HOST:PORT or https://HOST:PORT".to_owned())
 }
 
 fn index(headers: &HeaderMap) -> Option<Index> {

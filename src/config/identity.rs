@@ -1,0 +1,145 @@
+//! What a node of a cluster is called, and where the others reach its servers.
+//!
+//! Invariant: what is handed out here is told to the whole cluster, so it is an error rather than a guess where others
+//! could not use it.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use sync::node::NodeName;
+
+use super::Config;
+
+/// One of a node's servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// The reader.
+    Read,
+    /// The local synchronizer's pages.
+    Manager,
+    /// The lead's pages.
+    Lead,
+}
+
+impl Server {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Manager, Self::Lead];
+
+    /// Its name in the names of settings.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Manager => "manager",
+            Self::Lead => "lead",
+        }
+    }
+
+    /// The setting that says where it listens.
+    pub fn listen_setting(self) -> String {
+        format!("node.{}_listen", self.name())
+    }
+
+    /// The setting that says where others reach it.
+    pub fn address_setting(self) -> String {
+        format!("node.{}_address", self.name())
+    }
+}
+
+impl Config {
+    /// Where `server` listens, as written.
+    pub fn listen(&self, server: Server) -> &str {
+        let node = &self.node;
+        match server {
+            Server::Read => &node.read_listen,
+            Server::Manager => &node.manager_listen,
+            Server::Lead => &node.lead_listen,
+        }
+    }
+
+    /// Where others reach `server`, as written.
+    pub(super) fn written_address(&self, server: Server) -> Option<&str> {
+        let node = &self.node;
+        let address = match server {
+            Server::Read => &node.read_address,
+            Server::Manager => &node.manager_address,
+            Server::Lead => &node.lead_address,
+        };
+        address.as_deref()
+    }
+
+    /// Where others reach `server`, as `host:port`; or why that cannot be said.
+    pub fn address(&self, server: Server) -> Result<String, String> {
+        let listen = self.listen(server);
+        match (self.written_address(server), listen.parse::<SocketAddr>()) {
+            (Some(address), _) => Ok(address.to_owned()),
+            (None, Ok(at)) if !at.ip().is_loopback() && !at.ip().is_unspecified() => {
+                Ok(listen.to_owned())
+            }
+            (None, _) => Err(format!(
+                "the other nodes of the cluster cannot use {listen}; set this to the HOST:PORT at which they reach \
+                 it, or {} to an address of this machine's own",
+                server.listen_setting()
+            )),
+        }
+    }
+
+    /// What this machine is called in a cluster; or why that cannot be said.
+    pub fn node_name(&self) -> Result<NodeName, String> {
+        match &self.node.name {
+            Some(name) => NodeName::new(name).map_err(|error| error.to_string()),
+            None => name_of_host(&host_name()),
+        }
+    }
+
+    /// What this machine is called where nobody else must know.
+    pub fn display_name(&self) -> String {
+        self.node.name.clone().unwrap_or_else(host_name)
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn name_of_host(host: &str) -> Result<NodeName, String> {
+    let label = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    NodeName::new(&label).map_err(|error| format!("of the host's name {host:?}, {error}; set it"))
+}
+
+/// Why `text` is no `host:port`.
+pub(super) fn address_problem(text: &str) -> Option<String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(allowed),
+    };
+    let right = is_host && port.parse::<u16>().is_ok_and(|port| port > 0);
+    (!right).then(|| {
+        format!("{text:?} is no address with a port; write it as \"worker-1.example:6444\" or \"10.0.0.1:6444\"")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_node_by_the_first_label_of_its_name() {
+        assert_eq!(name_of_host("Worker-1.Example.org").unwrap().as_str(), "worker-1");
+        for wrong in ["", "my_host", "-a.b"] {
+            assert!(name_of_host(wrong).unwrap_err().ends_with("; set it"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for right in ["a:1", "worker-1.example:6444", "10.0.0.1:80", "[::1]:65535"] {
+            assert_eq!(address_problem(right), None, "{right}");
+        }
+        for wrong in
+            ["", "a", ":1", "a:", "a:0", "a:65536", "::1:80", "http://a:1", "a b:1", "a:1/"]
+        {
+            assert!(address_problem(wrong).is_some(), "{wrong}");
+        }
+    }
+}
