@@ -73,6 +73,9 @@ pub enum Command {
 pub enum Sync {
     /// Keep this machine's cache what it should be: pull, verify, publish, scrub
     Local,
+    /// Be a candidate for the lead of the cluster, which lists the deep store and says which node holds what
+    #[command(after_help = LEAD_HELP)]
+    Lead,
     /// Have the running synchronizer look at the deep store now, and wait until it holds what it saw
     Now,
     /// Have the running synchronizer read every file of the cache again now, to find damage
@@ -80,6 +83,23 @@ pub enum Sync {
     /// Tell the running synchronizer that segments which vanished from the deep store at once are meant to go
     AcceptRemovals,
 }
+
+const LEAD_HELP: &str = "\
+Run it on two or three machines of the cluster: one leads, the others wait. SIGTERM hands the lead over at
+once; when a lead dies another follows after lead.session_ttl_s, at most twice that, and lead.lock_delay_s.
+While nobody leads everything goes on being served, and nothing moves.
+
+Example of DIR/trough.toml:
+  [node]
+  lead_listen = \"10.0.0.1:6111\"     its pages: /status, /health, /metrics, POST /sync
+  [manager]
+  insecure_open = true               they are for the other machines, too
+  [registry]
+  kind = \"consul\"
+  [store]
+  url = \"hdfs://namenode:8020/trough\"
+
+`trough up --lead` runs one beside everything else.";
 
 const UP_HELP: &str = "\
 Examples:

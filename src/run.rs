@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CheckConfig, Cli, Command, Shared, Sync};
 use crate::config::{self, Config, Sources};
@@ -52,26 +53,29 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             wiring::fsd(&config).context("run the mount")?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Sync(Sync::Local) => {
-            let config = service(shared)?;
-            runtime()?.block_on(async {
-                let shutdown = signals::shutdown_token()?;
-                wiring::sync_local(&config, shutdown).await.context("run the synchronizer")
-            })?;
-            Ok(ExitCode::SUCCESS)
+        Command::Sync(Sync::Local) => serve(shared, "run the synchronizer", wiring::sync_local),
+        Command::Sync(Sync::Lead) => {
+            serve(shared, "run a candidate for the lead", wiring::sync_lead)
         }
         Command::Sync(Sync::Now) => order(shared, Order::SyncNow),
         Command::Sync(Sync::Scrub) => order(shared, Order::Scrub),
         Command::Sync(Sync::AcceptRemovals) => order(shared, Order::AcceptRemovals),
-        Command::Read => {
-            let config = service(shared)?;
-            runtime()?.block_on(async {
-                let shutdown = signals::shutdown_token()?;
-                wiring::read(&config, shutdown).await.context("run the reader")
-            })?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Read => serve(shared, "run the reader", wiring::read),
     }
+}
+
+/// Runs a process that ends at SIGTERM.
+fn serve(
+    shared: &Shared,
+    what: &'static str,
+    run: impl AsyncFnOnce(&Config, CancellationToken) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    let config = service(shared)?;
+    runtime()?.block_on(async {
+        let shutdown = signals::shutdown_token()?;
+        run(&config, shutdown).await.context(what)
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn order(shared: &Shared, order: Order) -> anyhow::Result<ExitCode> {

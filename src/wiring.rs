@@ -30,7 +30,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 
+mod cluster;
 mod control;
+
+pub use cluster::sync_lead;
 
 use control::Control;
 

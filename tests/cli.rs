@@ -59,6 +59,27 @@ fn help_teaches_with_examples() {
 }
 
 #[test]
+fn what_is_for_a_cluster_says_so_on_a_machine_on_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |arguments: &[&str]| {
+        let output = trough(directory.path(), arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains("set registry.kind = \"consul\""), "{arguments:?}: {said}");
+    };
+    refused(&["sync", "lead"]);
+    // what only the lead must say is asked for where it runs
+    let set = ["--set", "registry.kind=consul", "--set", "node.name=a"];
+    let others = ["--set", "node.read_address=a:1", "--set", "node.manager_address=a:2"];
+    let arguments = [&set[..], &others, &["sync", "lead"]].concat();
+    let said = text(&trough(directory.path(), &arguments).stderr);
+    assert!(
+        said.contains("node.lead_address: the other nodes of the cluster cannot use"),
+        "{said}"
+    );
+}
+
+#[test]
 fn check_config_tells_every_problem_with_its_line() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("trough.toml");

@@ -12,16 +12,21 @@
 //! query       one query on a thread that may wait; its limits
 //! rows        from `sqlite3_step` to bytes
 //! error       every failure and its HTTP status
-//! health, metrics, manager
+//! guarded     pages that take orders: who may call them, where they may be bound
+//! manager     the pages of a local synchronizer
+//! lead        the pages of a lead
+//! health, metrics
 //! ```
 
 pub mod admission;
 pub mod catalogue;
 pub mod connection;
 pub mod error;
+pub mod guarded;
 pub mod health;
 pub mod host;
 pub mod http;
+pub mod lead;
 pub mod manager;
 pub mod metrics;
 pub mod mount;

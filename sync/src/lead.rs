@@ -11,4 +11,4 @@ pub use cycle::{CycleError, CycleReport, CycleSettings, Lead, LeadOutside};
 pub use election::{Candidate, ElectionError, LEAD_KEY, LeadSettings, Leader, Term, leader};
 pub use nodes::NodeReport;
 pub use orders::Orders;
-pub use run::{LeadHandle, LeadService, LeadStatus};
+pub use run::{Asked, LeadHandle, LeadService, LeadStatus, Listed};

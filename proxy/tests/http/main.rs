@@ -7,5 +7,6 @@ mod rig;
 
 mod contract;
 mod hostile;
+mod lead;
 mod manager;
 mod routes;

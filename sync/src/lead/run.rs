@@ -23,13 +23,14 @@ use crate::kv::{Kv, KvError, Watched, Watcher, notify_changes};
 use crate::metrics;
 use crate::node::{NODES_KEY, NodeName};
 use crate::planner::{NodeState, Rules};
+use crate::pool::ListingReport;
 use crate::registry::Epoch;
 use crate::table::TableError;
 
 /// Commands that wait for the lead; a caller beyond that waits itself.
 const COMMANDS_MAX: usize = 64;
-/// How long a watch of the lead waits for a change before it asks again.
-const WATCH_WAIT: Duration = Duration::from_secs(60);
+/// How long a watch of who leads waits for a change before it asks again: a registry that hangs is noticed then.
+const WATCH_WAIT: Duration = Duration::from_secs(10);
 /// The pause after a call to the registry that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 /// The least pause before a cycle that a change brings about: changes come in crowds.
@@ -38,16 +39,61 @@ const CHANGE_PAUSE: Duration = Duration::from_millis(200);
 /// What a candidate does now, for people.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LeadStatus {
-    /// Who leads, as the registry says; `None` when nobody does.
+    /// Who leads, as the registry says, or said last; `None` when nobody does.
     pub leader: Option<Leader>,
+    /// Why the registry cannot be asked who leads now.
+    pub registry_problem: Option<String>,
     /// The epoch in which this one leads; `None` when it does not.
     pub epoch: Option<Epoch>,
     /// What its newest cycle did.
     pub cycle: Option<CycleReport>,
+    /// The newest listing of the deep store, which not every cycle takes.
+    pub listed: Option<Listed>,
     /// How many cycles there were in this term.
     pub cycles: u64,
     /// Why the newest try to lead, or cycle, came to nothing.
     pub problem: Option<String>,
+}
+
+/// A listing of the deep store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Listed {
+    /// When its cycle began, milliseconds since 1970.
+    pub at_ms: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// What it passed over or could not see.
+    pub report: ListingReport,
+}
+
+impl LeadStatus {
+    /// What ails it, with what to do; `None` when it leads, or follows one who does.
+    pub fn ailment(&self) -> Option<String> {
+        match (self.epoch, &self.problem, &self.registry_problem, &self.leader) {
+            (Some(_), problem, _, _) => {
+                problem.as_ref().map(|problem| format!("the newest cycle failed: {problem}"))
+            }
+            (None, _, Some(problem), _) => {
+                Some(format!("it does not lead, and cannot see who does: {problem}"))
+            }
+            (None, Some(problem), None, None) => Some(format!("nobody leads: {problem}")),
+            (None, None, None, None) => Some("nobody leads".to_owned()),
+            (None, _, None, Some(_)) => None,
+        }
+    }
+}
+
+/// What became of a cycle that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// It is done: the deep store was listed, and what there was to plan was planned.
+    Done,
+    /// It is not done yet, and goes on.
+    UnderWay,
+    /// It came to nothing; [`LeadStatus::problem`] says why.
+    Failed,
+    /// There is none: this candidate does not lead.
+    NotLeading,
 }
 
 /// One asks to be told when a cycle that lists the deep store is done; `false` comes back when it failed.
@@ -69,10 +115,27 @@ impl LeadHandle {
     /// Has it list the deep store and plan at once, and waits at most `wait` for that. `false` when it does not lead,
     /// the cycle failed, or it was not done by then.
     pub async fn cycle_now(&self, wait: Duration) -> bool {
+        self.ask(wait).await == Asked::Done
+    }
+
+    /// [`Self::cycle_now`], for who must know what became of it. Without a wait it is asked for all the same.
+    pub async fn ask(&self, wait: Duration) -> Asked {
         let (done, finished) = oneshot::channel();
-        let asked = self.commands.send(done);
-        let cycle = async { asked.await.is_ok() && matches!(finished.await, Ok(true)) };
-        tokio::time::timeout(wait, cycle).await.unwrap_or(false)
+        let cycle = async {
+            match self.commands.send(done).await {
+                Err(_) => Asked::NotLeading,
+                Ok(()) => match finished.await {
+                    Ok(true) => Asked::Done,
+                    Ok(false) => Asked::Failed,
+                    // nobody took it, or its term is over
+                    Err(_) => Asked::NotLeading,
+                },
+            }
+        };
+        match self.status().epoch {
+            Some(_) => tokio::time::timeout(wait, cycle).await.unwrap_or(Asked::UnderWay),
+            None => Asked::NotLeading,
+        }
     }
 }
 
@@ -118,7 +181,10 @@ impl LeadService {
                 Ok(Some(term)) => {
                     info!(epoch = %term.epoch(), "leading");
                     metrics::leads(true);
-                    self.tell(|status| (status.epoch, status.cycles) = (Some(term.epoch()), 0));
+                    self.tell(|status| {
+                        (status.epoch, status.cycles) = (Some(term.epoch()), 0);
+                        status.problem = None;
+                    });
                     tokio::select! {
                         () = shutdown.cancelled() => info!("stopping; another may lead"),
                         () = term.over() => warn!("the session of the lead is over; another may lead"),
@@ -163,16 +229,17 @@ impl LeadService {
                 next_list = begun + period;
             }
             let result = lead.cycle(list).await;
-            if let Some(done) = waiting.take() {
-                let _ = done.send(result.is_ok());
-            }
+            let is_done = result.is_ok();
             match result {
                 Ok(report) => self.done(report),
                 Err(error @ CycleError::Table(TableError::Fenced { .. })) => return error,
-                Err(error) => {
-                    self.failed(&error, "a cycle of the lead came to nothing");
-                    tokio::time::sleep(FAILED_PAUSE).await;
-                }
+                Err(error) => self.failed(&error, "a cycle of the lead came to nothing"),
+            }
+            if let Some(done) = waiting.take() {
+                let _ = done.send(is_done);
+            }
+            if !is_done {
+                tokio::time::sleep(FAILED_PAUSE).await;
             }
             let rest = begun.elapsed().max(CHANGE_PAUSE);
             let due = lead.settled_at().map_or(next_list, |at| at.min(next_list));
@@ -187,12 +254,17 @@ impl LeadService {
     }
 
     fn done(&mut self, report: CycleReport) {
+        let at_ms = report.begun_at_ms;
         metrics::cycled(&report);
         let there = |node: &&NodeReport| !matches!(node.state, NodeState::Lost { .. });
         if report.unplanned.is_none() {
             self.nodes = report.nodes.iter().filter(there).map(|node| node.name.clone()).collect();
         }
         self.tell(|status| {
+            if let (Some(took_ms), Some(report)) = (report.list_ms, &report.listing) {
+                let report = report.clone();
+                status.listed = Some(Listed { at_ms, took_ms, report });
+            }
             status.cycle = Some(report);
             status.cycles += 1;
             status.problem = None;
@@ -250,9 +322,20 @@ async fn follow_leader(kv: Arc<dyn Kv>, status: watch::Sender<Arc<LeadStatus>>) 
         match watcher.next(&*kv).await {
             Ok(seen) => {
                 let leader = seen.entries.first().and_then(Leader::read);
-                status.send_modify(|status| Arc::make_mut(status).leader = leader);
+                status.send_modify(|status| {
+                    let status = Arc::make_mut(status);
+                    (status.leader, status.registry_problem) = (leader, None);
+                    if status.epoch.is_none() && status.leader.is_some() {
+                        // why this one does not is over
+                        status.problem = None;
+                    }
+                });
             }
-            Err(_) => tokio::time::sleep(FAILED_PAUSE).await,
+            Err(error) => {
+                let problem = Some(error.to_string());
+                status.send_modify(|status| Arc::make_mut(status).registry_problem = problem);
+                tokio::time::sleep(FAILED_PAUSE).await;
+            }
         }
     }
 }

@@ -1,0 +1,140 @@
+//! What pages have in common that take a person's orders: who may call them, where they may be bound, and how they
+//! answer who orders a cycle.
+//!
+//! Invariants: a page in a browser gives no orders (a request with an `Origin` is refused, no CORS header
+//! is sent, and the host must be this server's); a bind that other machines can reach is refused unless it is wanted
+//! (`insecure_open`); who waits for a cycle waits no longer than `wait_ms`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::ORIGIN;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::QueryError;
+use crate::host::{HostKind, OwnNames};
+use crate::http::HttpSettings;
+
+/// Settings of a server that takes orders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ManagerSettings {
+    /// Names that this server answers to, besides its addresses, `localhost` and the machine's name.
+    pub host_names: Vec<String>,
+    /// Take orders on an address that other machines reach, from anybody who can.
+    pub insecure_open: bool,
+    /// The longest that `POST /sync?wait=1` waits for the end of the cycle, in milliseconds.
+    pub wait_ms: u64,
+    /// The HTTP server's limits.
+    pub http: HttpSettings,
+}
+
+impl Default for ManagerSettings {
+    fn default() -> Self {
+        let http = HttpSettings { connections_max: 256, ..HttpSettings::default() };
+        Self { host_names: Vec::new(), insecure_open: false, wait_ms: 60_000, http }
+    }
+}
+
+/// The bind reaches further than this machine, and nobody said that it may.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} can be reached by other machines, and the segment manager takes orders from anybody; \
+     bind it to 127.0.0.1, or set insecure_open = true"
+)]
+pub struct OpenBind(pub SocketAddr);
+
+/// Serves `pages`, and `/metrics`, until `shutdown`.
+pub(crate) async fn serve(
+    settings: &ManagerSettings,
+    listener: TcpListener,
+    pages: Router,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() && !settings.insecure_open {
+        return Err(OpenBind(address).into());
+    }
+    let names = Arc::new(OwnNames::new(&settings.host_names));
+    let pages = pages
+        .route("/metrics", get(async move || crate::metrics::page(&metrics)))
+        .layer(middleware::from_fn_with_state(names, no_strangers));
+    crate::http::serve(listener, pages, settings.http, shutdown).await;
+    Ok(())
+}
+
+async fn no_strangers(
+    State(names): State<Arc<OwnNames>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    match names.kind(&parts) {
+        Ok(HostKind::Ours) => {}
+        Ok(HostKind::Label(host)) => return QueryError::WrongHost(host).into_response(),
+        Err(error) => return error.into_response(),
+    }
+    if parts.headers.contains_key(ORIGIN) {
+        let text = "a page in a browser gives no orders here; use `trough` or curl\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    next.run(Request::from_parts(parts, body)).await
+}
+
+/// Whether the caller waits for what it orders: `?wait=1`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Wait {
+    wait: Option<u8>,
+}
+
+impl Wait {
+    /// How long it waits, if `most` is the longest.
+    pub(crate) fn of(&self, most: Duration) -> Duration {
+        match self.wait {
+            None | Some(0) => Duration::ZERO,
+            Some(_) => most,
+        }
+    }
+}
+
+/// How far an ordered cycle came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cycle {
+    /// It will run; nobody waited for it.
+    Ordered,
+    /// It has ended.
+    Ended,
+    /// It has not ended within the time given; it goes on.
+    StillRunning,
+}
+
+impl IntoResponse for Cycle {
+    fn into_response(self) -> Response {
+        let (status, text) = match self {
+            Self::Ordered => (StatusCode::ACCEPTED, "ordered"),
+            Self::Ended => (StatusCode::OK, "ended"),
+            Self::StillRunning => (StatusCode::ACCEPTED, "still running"),
+        };
+        (status, Json(json!({ "cycle": text }))).into_response()
+    }
+}
+
+/// `OK`, or the status and what ails it.
+pub(crate) fn well_or(status: StatusCode, ailment: Option<String>) -> Response {
+    match ailment {
+        None => (StatusCode::OK, "OK\n").into_response(),
+        Some(text) => (status, format!("{text}\n")).into_response(),
+    }
+}
