@@ -18,10 +18,11 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use proxy::catalogue::one_machine::OneMachine;
 use proxy::reader::Elsewhere;
 use sync::clock::SystemClock;
+use sync::local::seat::Seat;
 use sync::local::seat::alone::Alone;
 use sync::local::{Local, Outside};
 use sync::publish::{OnProgress, Publisher};
-use sync::quota::WholePool;
+use sync::quota::{Assignment, WholePool};
 use sync::registry::Registry;
 use sync::registry::sqlite::SqliteRegistry;
 use tokio::net::TcpListener;
@@ -29,6 +30,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::config::settings::RegistryKind;
 
 mod cluster;
 mod control;
@@ -68,15 +70,21 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
     tracing::info!(?report, "the cache is open");
     let view = MountView::new(&config.mount.mountpoint);
     let store = sync::store::open(&config.store.url, config.store.timeouts)?;
+    let (seat, assignment): (Arc<dyn Seat>, Box<dyn Assignment>) = match config.registry.kind {
+        RegistryKind::File => (
+            Arc::new(Alone::new(store.clone(), registry(config)?)),
+            Box::new(WholePool { pinned: config.sync.pinned.clone() }),
+        ),
+        RegistryKind::Consul => cluster::seat(config, &cache)?,
+    };
     let outside = Outside {
         node: config.display_name(),
         cache,
-        seat: Arc::new(Alone::new(store.clone(), registry(config)?)),
+        seat,
         store,
         view: view.clone(),
         clock: Arc::new(SystemClock),
     };
-    let assignment = Box::new(WholePool { pinned: config.sync.pinned.clone() });
     let (sync, scrub) = (config.sync.clone(), config.scrub.clone());
     let local = Local::start(sync, scrub, outside, assignment).await?;
     let control = Arc::new(Control::new(local.handle(), view));

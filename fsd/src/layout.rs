@@ -7,6 +7,7 @@
 //! quarantine/                  what failed verification
 //! ledger.sqlite                what was verified when
 //! lock                         flock of the one process that changes the cache
+//! session                      of the node of a cluster that this cache makes of its machine
 //! ```
 
 use std::ffi::OsStr;
@@ -99,6 +100,11 @@ impl Layout {
     /// The file whose flock belongs to the one process that changes the cache.
     pub fn lock(&self) -> PathBuf {
         self.dir.join("lock")
+    }
+
+    /// Where that process writes down by which session its machine is a node of a cluster.
+    pub fn session(&self) -> PathBuf {
+        self.dir.join("session")
     }
 }
 

@@ -1,18 +1,28 @@
-//! The parts of a cluster: the registry in Consul, and the candidate for the lead.
+//! The parts of a cluster: the registry in Consul, a node's seat in it, and the candidate for the lead.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
+use fsd::cache::Cache;
 use sync::clock::{SystemClock, since_boot};
 use sync::kv::Kv;
 use sync::kv::consul::ConsulKv;
 use sync::lead::{Candidate, LeadOutside, LeadService};
-use sync::node::NodeName;
+use sync::local::seat::Seat;
+use sync::local::seat::member::Member;
+use sync::membership::{Identity, Membership};
+use sync::node::{Node, NodeName};
 use sync::pool_view::PoolView;
+use sync::quota::Assignment;
 use tokio_util::sync::CancellationToken;
 
 use super::{listen, metrics};
 use crate::config::{Config, Server};
+
+/// How often a node looks whether the registry still says of it what it told: what somebody changed there is mended
+/// soon, and a hundred nodes ask for some documents each a minute.
+const DOUBT: Duration = Duration::from_secs(60);
 
 /// Runs a candidate for the lead and its HTTP side until `shutdown`, and resigns then.
 pub async fn sync_lead(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -51,6 +61,27 @@ pub async fn sync_lead(config: &Config, shutdown: CancellationToken) -> anyhow::
     // any of them ending by itself is an error that ends the others
     tokio::try_join!(pages, leading, following)?;
     Ok(())
+}
+
+/// The seat of this machine's synchronizer as a node of the cluster, and what the lead wants there.
+pub fn seat(
+    config: &Config,
+    cache: &Cache,
+) -> anyhow::Result<(Arc<dyn Seat>, Box<dyn Assignment>)> {
+    let kv = kv(config)?;
+    let who = Identity {
+        name: name(config)?,
+        // there is one process at a time that has the cache open, and so one that is this node
+        session_file: cache.layout().session(),
+        session_ttl: Duration::from_secs(config.node.session_ttl_s),
+        since_boot: Arc::new(since_boot),
+    };
+    let (read, manager) = (address(config, Server::Read)?, address(config, Server::Manager)?);
+    let mut node = Node::new(cache.quota_bytes(), &read, &manager);
+    node.rack.clone_from(&config.node.rack);
+    let member = Member::new(kv.clone(), Membership::new(kv, who, node)?, DOUBT);
+    let assignment = Box::new(member.assignment());
+    Ok((Arc::new(member), assignment))
 }
 
 /// The registry of the cluster.

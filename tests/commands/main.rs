@@ -1,0 +1,14 @@
+//! A cluster as people run it: the real commands, each process of its own, on a real Consul with a directory as deep
+//! store.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+#[path = "../support/segment.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod segment;
+#[path = "../support/steps.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod steps;
+
+mod leads;
+mod machines;
