@@ -172,6 +172,21 @@ async fn s9_an_emptied_store_removes_nothing_until_a_person_says_so() {
 }
 
 #[tokio::test]
+async fn s9_what_a_person_accepts_counts_for_one_listing_also_when_nothing_waits() {
+    let (place, mut lead) = Place::at_rest(15, &["a", "b"]).await;
+    Orders::change(&*place.kv, |orders| orders.accept_removals = true).await.unwrap();
+    lead.cycle(false).await.unwrap();
+    assert!(Orders::read(&*place.kv).await.unwrap().0.accept_removals, "there was no listing");
+    assert_eq!(lead.cycle(true).await.unwrap().held_back, None);
+    assert!(!Orders::read(&*place.kv).await.unwrap().0.accept_removals, "it counts once");
+    for n in 0..15 {
+        place.unput(n);
+    }
+    assert_eq!(lead.cycle(true).await.unwrap().held_back.unwrap().missing, 15);
+    assert_eq!(place.pool().await.len(), 15);
+}
+
+#[tokio::test]
 async fn s10_a_registry_that_comes_back_empty_moves_nothing() {
     let (mut place, _) = Place::at_rest(40, &["a", "b", "c"]).await;
     let (before, epoch) = (place.pool().await, place.term.as_ref().unwrap().epoch());

@@ -304,19 +304,12 @@ impl Lead {
     }
 
     async fn take_listing(&mut self, mut listing: PoolListing) -> Result<(), KvError> {
+        let complete = listing.report.complete();
+        let accepted = self.orders.accept_removals && complete && self.take_back_accepted().await?;
         let ratio = self.settings.max_removed_ratio;
-        let compare =
-            |accepted| guard::compare(&self.pool, &listing, ratio, accepted, &self.vanished);
-        let mut delta = compare(false);
-        if delta.held_back.is_some() && listing.report.complete() && self.orders.accept_removals {
-            // taken back first: what vanishes later, a person has not seen
-            let mut orders = self.orders.clone();
-            orders.accept_removals = false;
-            let (kv, fence) = (&*self.outside.kv, Some(&self.fence));
-            if orders.write(kv, self.orders_at, fence).await? {
-                delta = compare(true);
-                tracing::info!(segments = delta.removed.len(), "removals that a person accepted");
-            }
+        let delta = guard::compare(&self.pool, &listing, ratio, accepted, &self.vanished);
+        if accepted {
+            tracing::info!(segments = delta.removed.len(), "removals that a person accepted");
         }
         for id in delta.changed {
             if let Some(entry) = listing.pool.remove(&id) {
@@ -331,8 +324,17 @@ impl Lead {
         }
         self.vanished = delta.waiting;
         self.held_back = delta.held_back;
-        self.listed |= listing.report.complete();
+        self.listed |= complete;
         Ok(())
+    }
+
+    /// Takes back that removals are accepted, before they are carried out: what vanishes later, no person has seen.
+    /// `false` when others gave orders at this moment, and it must be read anew.
+    async fn take_back_accepted(&mut self) -> Result<bool, KvError> {
+        let mut orders = self.orders.clone();
+        orders.accept_removals = false;
+        let (kv, fence) = (&*self.outside.kv, Some(&self.fence));
+        orders.write(kv, self.orders_at, fence).await
     }
 
     /// What is there, and what is to be done about it, or why nothing is.
