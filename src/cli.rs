@@ -76,12 +76,39 @@ pub enum Sync {
     /// Be a candidate for the lead of the cluster, which lists the deep store and says which node holds what
     #[command(after_help = LEAD_HELP)]
     Lead,
-    /// Have the running synchronizer look at the deep store now, and wait until it holds what it saw
+    /// What a person may tell one that runs
+    #[command(flatten)]
+    Order(Order),
+}
+
+/// What a person may tell synchronizers that run. Those to a cluster are kept in its registry: whoever leads obeys.
+#[derive(Debug, Subcommand)]
+pub enum Order {
+    /// Have the deep store looked at now, and wait for that: here until all is held, in a cluster until it is planned
     Now,
-    /// Have the running synchronizer read every file of the cache again now, to find damage
+    /// Have the synchronizer of this machine read every file of its cache again now, to find damage
     Scrub,
-    /// Tell the running synchronizer that segments which vanished from the deep store at once are meant to go
+    /// Say that segments which vanished from the deep store at once are meant to go
     AcceptRemovals,
+    /// Have the cluster leave the deep store alone: nothing is listed and nothing moves until `resume`
+    Pause,
+    /// End a `pause`
+    Resume,
+    /// Have a node of the cluster emptied: others take its segments, then it is forgotten as soon as it is stopped
+    #[command(after_help = DECOMMISSION_HELP)]
+    Decommission {
+        /// Name of the node; `trough status` lists them
+        node: String,
+        /// Let it keep, and get, its share again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Let the cluster be planned with the quota of the nodes that are there now, when much of it vanished at once
+    AcceptQuota {
+        /// Wait for the nodes that are missing again
+        #[arg(long)]
+        undo: bool,
+    },
 }
 
 const LEAD_HELP: &str = "\
@@ -100,6 +127,14 @@ Example of DIR/trough.toml:
   url = \"hdfs://namenode:8020/trough\"
 
 `trough up --lead` runs one beside everything else.";
+
+const DECOMMISSION_HELP: &str = "\
+Examples:
+  trough sync plan --decommission worker-3   what would move, and whether the others have room
+  trough sync decommission worker-3          begin; `trough status` shows how far it is
+  trough sync decommission worker-3 --undo   it is needed after all
+
+Each of its segments is held by another node before it lets go of it. When it holds nothing any more, stop it.";
 
 const UP_HELP: &str = "\
 Examples:

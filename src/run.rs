@@ -9,8 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CheckConfig, Cli, Command, Shared, Sync};
 use crate::config::{self, Config, Sources};
-use crate::orders::{self, Order};
-use crate::{logging, put, query, signals, status, up, wiring};
+use crate::{logging, orders, put, query, signals, status, up, wiring};
 
 /// Exit status for settings that cannot be used and for everything else that is no result of the command.
 const FAILED: u8 = 1;
@@ -57,9 +56,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Sync(Sync::Lead) => {
             serve(shared, "run a candidate for the lead", wiring::sync_lead)
         }
-        Command::Sync(Sync::Now) => order(shared, Order::SyncNow),
-        Command::Sync(Sync::Scrub) => order(shared, Order::Scrub),
-        Command::Sync(Sync::AcceptRemovals) => order(shared, Order::AcceptRemovals),
+        Command::Sync(Sync::Order(order)) => {
+            runtime()?.block_on(orders::run(&load(shared)?, order))
+        }
         Command::Read => serve(shared, "run the reader", wiring::read),
     }
 }
@@ -76,10 +75,6 @@ fn serve(
         run(&config, shutdown).await.context(what)
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn order(shared: &Shared, order: Order) -> anyhow::Result<ExitCode> {
-    runtime()?.block_on(orders::run(&load(shared)?, order))
 }
 
 fn load(shared: &Shared) -> anyhow::Result<Config> {

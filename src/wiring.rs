@@ -35,7 +35,7 @@ use crate::config::settings::RegistryKind;
 mod cluster;
 mod control;
 
-pub use cluster::sync_lead;
+pub use cluster::{kv, sync_lead};
 
 use control::Control;
 

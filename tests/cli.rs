@@ -67,7 +67,10 @@ fn what_is_for_a_cluster_says_so_on_a_machine_on_its_own() {
         let said = text(&output.stderr);
         assert!(said.contains("set registry.kind = \"consul\""), "{arguments:?}: {said}");
     };
-    refused(&["sync", "lead"]);
+    for order in ["lead", "pause", "resume", "accept-quota"] {
+        refused(&["sync", order]);
+    }
+    refused(&["sync", "decommission", "a"]);
     // what only the lead must say is asked for where it runs
     let set = ["--set", "registry.kind=consul", "--set", "node.name=a"];
     let others = ["--set", "node.read_address=a:1", "--set", "node.manager_address=a:2"];

@@ -1,6 +1,5 @@
-//! What a person may tell the running synchronizer: one POST, and its answer as text.
+//! Orders to a server of trough: one POST, and its answer as text.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,11 +9,11 @@ use crate::config::Config;
 use crate::http;
 
 /// How long an order that only has to be heard may take.
-const HEARD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HEARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One order.
+/// One order to the synchronizer of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum LocalOrder {
     /// List the deep store now, and answer when what it shows is held.
     SyncNow,
     /// Read every object of the cache now.
@@ -23,7 +22,7 @@ pub enum Order {
     AcceptRemovals,
 }
 
-impl Order {
+impl LocalOrder {
     fn path(self) -> &'static str {
         match self {
             Self::SyncNow => "/sync?wait=1",
@@ -51,14 +50,19 @@ impl Order {
     }
 }
 
-/// Gives the order and prints the answer.
-pub async fn run(config: &Config, order: Order) -> anyhow::Result<ExitCode> {
+/// Gives the order, and says what came of it.
+pub async fn give(config: &Config, order: LocalOrder) -> anyhow::Result<String> {
     let url = format!("{}{}", http::url_of(&config.node.manager_listen)?, order.path());
-    let answer = http::client(Some(order.timeout(config)))?.post(&url).send().await;
+    let (status, text) = post(&url, order.timeout(config)).await?;
+    Ok(order.outcome(status, &text).to_owned())
+}
+
+/// POSTs to `url`; the answer's status and text, or why it was refused.
+pub async fn post(url: &str, timeout: Duration) -> anyhow::Result<(StatusCode, String)> {
+    let answer = http::client(Some(timeout))?.post(url).send().await;
     let answer = answer.with_context(|| format!("ask {url}; is the synchronizer running?"))?;
     let status = answer.status();
     let text = answer.text().await.context("read the synchronizer's answer")?;
     anyhow::ensure!(status.is_success(), "the synchronizer refused: {}", text.trim_end());
-    println!("{}", order.outcome(status, text.trim_end()));
-    Ok(ExitCode::SUCCESS)
+    Ok((status, text.trim_end().to_owned()))
 }

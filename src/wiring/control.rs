@@ -44,6 +44,10 @@ impl LocalControl for Control {
     }
 
     async fn accept_removals(&self) -> Result<String, String> {
+        if self.handle.status().lead.is_some() {
+            let text = "this is a node of a cluster, and its lead removes; `trough sync accept-removals` tells it";
+            return Err(text.to_owned());
+        }
         self.handle.accept_removals().await;
         let held_back = &self.handle.status().removals_held_back;
         Ok(match held_back {

@@ -8,7 +8,9 @@ mod pool_rows;
 mod run;
 
 pub use cycle::{CycleError, CycleReport, CycleSettings, Lead, LeadOutside};
-pub use election::{Candidate, ElectionError, LEAD_KEY, LeadSettings, Leader, Term, leader};
+pub use election::{
+    Candidate, ElectionError, LEAD_KEY, LeadSettings, Leader, Term, leader, leading,
+};
 pub use nodes::NodeReport;
 pub use orders::Orders;
 pub use run::{Asked, LeadHandle, LeadService, LeadStatus, Listed};

@@ -49,7 +49,7 @@ pub enum PlanRefusal {
     /// Much of the cluster vanished at once: the registry may be new, or a network is cut.
     #[error(
         "plan the assignment: {registered_bytes} bytes of quota are registered where {expected_bytes} are \
-         expected; bring the nodes back, or accept the smaller cluster"
+         expected; bring the nodes back, or accept the smaller cluster with `trough sync accept-quota`"
     )]
     CapacityDropped {
         /// What was registered when all was well, or is by all known nodes together, in bytes.

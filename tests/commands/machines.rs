@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use fsd::segment::SegmentId;
@@ -17,7 +17,7 @@ use sync::lead::LeadStatus;
 use sync::store::StorePath;
 
 use crate::segment;
-use crate::steps::{free_port, http};
+use crate::steps::{free_port, http, run, text};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_trough");
@@ -203,6 +203,29 @@ lost_grace_ms = 1000
     pub fn file(&self, n: i64) -> PathBuf {
         let id = SegmentId::new(&id(n)).unwrap();
         self.dir.path().join("store").join(StorePath::published(&id).as_str())
+    }
+
+    /// Runs a command on a machine.
+    pub fn command(&self, name: &str, arguments: &[&str]) -> Output {
+        let dir = self.machines[name].dir.to_str().unwrap();
+        run(BINARY, [&["--dir", dir], arguments].concat())
+    }
+
+    /// The standard output of a command that must succeed.
+    #[track_caller]
+    pub fn say(&self, name: &str, arguments: &[&str]) -> String {
+        let output = self.command(name, arguments);
+        let said = text(&output.stdout);
+        assert!(output.status.success(), "{arguments:?}: {said}{}", text(&output.stderr));
+        said
+    }
+
+    /// What a command that must be refused says about it.
+    #[track_caller]
+    pub fn refused(&self, name: &str, arguments: &[&str]) -> String {
+        let output = self.command(name, arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", text(&output.stdout));
+        text(&output.stderr)
     }
 
     /// What a candidate says of itself.

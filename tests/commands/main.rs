@@ -12,3 +12,4 @@ mod steps;
 
 mod leads;
 mod machines;
+mod orders;

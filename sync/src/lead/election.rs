@@ -229,7 +229,16 @@ async fn resign(kv: &dyn Kv, session: KeptSession) {
 
 /// Who leads now; `None` when nobody does.
 pub async fn leader(kv: &dyn Kv) -> Result<Option<Leader>, KvError> {
-    Ok(kv.get(&lead_key()?).await?.as_ref().and_then(Leader::read))
+    Ok(leading(kv).await?.map(|(leader, _)| leader))
+}
+
+/// Who leads now, and in which epoch as far as that has begun; `None` when nobody does.
+pub async fn leading(kv: &dyn Kv) -> Result<Option<(Leader, Option<Epoch>)>, KvError> {
+    let Some(entry) = kv.get(&lead_key()?).await? else { return Ok(None) };
+    let Some(leader) = Leader::read(&entry) else { return Ok(None) };
+    let incarnation = incarnation::read(kv).await?;
+    let epoch = incarnation.map(|incarnation| Epoch { incarnation, index: entry.modified.0 });
+    Ok(Some((leader, epoch)))
 }
 
 pub(super) fn lead_key() -> Result<Key, KvError> {
