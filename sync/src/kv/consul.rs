@@ -3,7 +3,7 @@
 //! Invariant: a question whose answer decides something is asked `consistent`. An HTTP status alone decides
 //! nothing about a transaction: Consul answers 409 for whatever failed in it, so the operations are looked at.
 //!
-//! Left out: Consul's services and its local agent. Sessions are bound to their time to live alone (`Checks: []`):
+//! Left out: Consul's services ([`crate::services::consul`]). Sessions are bound to their time to live alone (`Checks: []`):
 //! Consul's default also ends them when gossip believes the node dead, which it does for a node that is only slow.
 
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use super::{
     SessionInfo, SessionOptions, Snapshot, Txn, WATCH_WAIT_MAX, Watched,
 };
 
-mod http;
+pub(crate) mod http;
 mod tls;
 mod wire;
 

@@ -8,8 +8,8 @@
 //!
 //! Left out: more than one machine (SQLite's locks do not hold over network file systems).
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,9 +28,11 @@ mod file;
 mod keys;
 mod schema;
 mod sessions;
+mod shared;
 mod transaction;
 
 use file::File;
+pub(crate) use shared::SharedFile;
 
 /// How often a watch looks: a quarter of what a person notices, and 20 short reads a second.
 const WATCH_POLL: Duration = Duration::from_millis(50);
@@ -38,21 +40,19 @@ const WATCH_POLL: Duration = Duration::from_millis(50);
 /// The store of keys in a file. Cloning is cheap.
 #[derive(Clone)]
 pub struct SqliteKv {
-    path: Arc<Path>,
-    file: Arc<Mutex<File>>,
+    file: SharedFile,
     since_boot: SinceBoot,
-    timeouts: KvTimeouts,
 }
 
 impl std::fmt::Debug for SqliteKv {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("SqliteKv").field(&self.path).finish()
+        f.debug_tuple("SqliteKv").field(&self.file.address()).finish()
     }
 }
 
 /// What failed inside a call; becomes a [`KvError`] with its address.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(crate) enum Failure {
     #[error(transparent)]
     Sqlite(#[from] SqliteFileError),
     #[error("{0}")]
@@ -105,15 +105,8 @@ impl SqliteKv {
         since_boot: impl Fn() -> Duration + Send + Sync + 'static,
         timeouts: KvTimeouts,
     ) -> Result<Self, KvError> {
-        let path: Arc<Path> = path.into().into();
-        let file = File::open(path.clone(), timeouts.call()).map_err(|failure| KvError {
-            kind: failure.kind(),
-            attempted: "open",
-            target: path.display().to_string(),
-            reason: failure.to_string(),
-        })?;
-        let file = Arc::new(Mutex::new(file));
-        Ok(Self { path, file, since_boot: Arc::new(since_boot), timeouts })
+        let file = SharedFile::open(path.into(), timeouts)?;
+        Ok(Self { file, since_boot: Arc::new(since_boot) })
     }
 
     async fn on<T: Send + 'static>(
@@ -121,23 +114,13 @@ impl SqliteKv {
         attempted: &'static str,
         call: impl FnOnce(&mut File, &Now) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, KvError> {
-        let (file, since_boot) = (self.file.clone(), self.since_boot.clone());
-        let task = tokio::task::spawn_blocking(move || {
-            let mut file = file.lock().expect("no code panics while it holds the file");
+        let since_boot = self.since_boot.clone();
+        let call = move |file: &mut File| {
             // the time is told when the file is ours: waiting for it must not make a session live longer
             let now = Now { boot: file.boot(), ms: ms(since_boot()) };
-            call(&mut file, &now)
-        });
-        let limit = self.timeouts.call();
-        let (kind, reason) = match tokio::time::timeout(limit, task).await {
-            Ok(Ok(Ok(value))) => return Ok(value),
-            Ok(Ok(Err(failure))) => (failure.kind(), failure.to_string()),
-            Ok(Err(join)) => (KvErrorKind::Unavailable, join.to_string()),
-            Err(_) => {
-                (KvErrorKind::TimedOut, format!("no answer within {limit:?}; is the disk well?"))
-            }
+            call(file, &now)
         };
-        Err(KvError { kind, attempted, target: self.address(), reason })
+        self.file.on(attempted, call).await
     }
 
     /// Runs `call` on one snapshot, with sessions whose time is over ended before.
@@ -197,7 +180,7 @@ fn ms(duration: Duration) -> u64 {
 #[async_trait]
 impl Kv for SqliteKv {
     fn address(&self) -> String {
-        self.path.display().to_string()
+        self.file.address()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, KvError> {

@@ -6,13 +6,15 @@ use rig::consul::{Consul, Server};
 use sync::kv::consul::{ConsulKv, ConsulSettings};
 use sync::kv::{Kv, KvErrorKind, KvTimeouts, SESSION_TTL_MIN, SessionOptions};
 
-use crate::places::{OneServer, PATIENT, Place};
+use crate::one_server::{OneServer, secure_settings};
+use crate::places::Place;
 use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silence_is_a_time_out_absence_is_said_and_a_restart_keeps_everything() {
     let place = OneServer::own();
-    let kv = place.client(KvTimeouts { connect_ms: 500, call_ms: 1_000 });
+    let hasty = place.settings(KvTimeouts { connect_ms: 500, call_ms: 1_000 });
+    let kv = ConsulKv::new(&hasty).unwrap();
     let [at, lock] = ["outage/at", "outage/lock"].map(key);
     let patient = place.open();
     committed(&*patient, &[set(&at, "1")]).await;
@@ -59,17 +61,8 @@ async fn a_session_rests_on_its_time_to_live_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_tls_and_tokens_only_the_right_ones_pass_and_a_new_token_is_read() {
     let consul = Consul::start_secure();
-    let file = |name: &str| Some(consul.dir().join(name));
     let own = tempfile::NamedTempFile::new().unwrap();
-    let settings = ConsulSettings {
-        address: consul.secure_address(),
-        token_file: Some(own.path().to_owned()),
-        ca_file: file("tls/consul-agent-ca.pem"),
-        cert_file: file("tls/dc1-client-consul-0.pem"),
-        key_file: file("tls/dc1-client-consul-0-key.pem"),
-        timeouts: PATIENT,
-        ..Default::default()
-    };
+    let settings = secure_settings(&consul, own.path());
     let refused = |settings: &ConsulSettings| ConsulKv::new(settings).unwrap_err().to_string();
     assert!(refused(&settings).contains("holds no token"));
     std::fs::write(own.path(), "11111111-2222-3333-4444-555555555555\n").unwrap();

@@ -6,40 +6,20 @@
 // a failed step of a test is a failed test
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
+#[path = "../support/contract.rs"]
+mod contract;
 mod consul;
 mod keys;
 mod locks;
+#[path = "../support/one_server.rs"]
+mod one_server;
 mod places;
 mod support;
 mod watches;
 
-use places::{File, OneServer};
-
-/// Each case of this list runs on both; its keys are its own. On Consul all of them run at once and share one
-/// server: its sessions take 20 s to end, and only one of those waits is paid for.
-macro_rules! contract {
-    ($($module:ident: $($name:ident),*;)*) => {
-        mod sqlite {
-            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                crate::$module::$name(&crate::File::new()).await;
-            })*)*
-        }
-        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-        async fn a_consul_keeps_the_contract() {
-            let cases = [$($((stringify!($name), tokio::spawn(async {
-                $module::$name(&OneServer::shared()).await;
-            })),)*)*];
-            let mut failed = Vec::new();
-            for (name, case) in cases {
-                if case.await.is_err() {
-                    failed.push(name);
-                }
-            }
-            assert!(failed.is_empty(), "failed on Consul, each with its own message above: {failed:?}");
-        }
-    };
-}
+use one_server::OneServer;
+use places::File;
 
 contract!(
     keys:

@@ -1,16 +1,14 @@
 //! Where the stores of the contract are: a SQLite file with a clock of the test's own, and a real Consul.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rig::consul::Consul;
-use sync::kv::consul::{ConsulKv, ConsulSettings};
+use sync::kv::Kv;
+use sync::kv::consul::ConsulKv;
 use sync::kv::sqlite::SqliteKv;
-use sync::kv::{Kv, KvTimeouts};
 
-/// A loaded machine may be slow; what hangs is seen all the same.
-pub const PATIENT: KvTimeouts = KvTimeouts { connect_ms: 10_000, call_ms: 20_000 };
+use crate::one_server::{OneServer, PATIENT};
 
 /// Where a store is; opened by as many clients as a case likes.
 pub trait Place: Send + Sync {
@@ -59,34 +57,11 @@ impl Place for File {
     }
 }
 
-/// A Consul; the cases that do it no harm share one.
-pub struct OneServer(Option<Consul>);
-
-impl OneServer {
-    pub fn shared() -> Self {
-        Self(None)
-    }
-
-    pub fn own() -> Self {
-        Self(Some(Consul::start()))
-    }
-
-    pub fn consul(&self) -> &Consul {
-        static SHARED: OnceLock<Consul> = OnceLock::new();
-        self.0.as_ref().unwrap_or_else(|| SHARED.get_or_init(Consul::start))
-    }
-
-    pub fn client(&self, timeouts: KvTimeouts) -> ConsulKv {
-        let address = self.consul().address().to_owned();
-        ConsulKv::new(&ConsulSettings { address, timeouts, ..Default::default() }).unwrap()
-    }
-}
-
 impl Place for OneServer {
     const SHORT_OF_TTL: Duration = Duration::from_secs(1);
 
     fn open(&self) -> Arc<dyn Kv> {
-        Arc::new(self.client(PATIENT))
+        Arc::new(ConsulKv::new(&self.settings(PATIENT)).unwrap())
     }
 
     async fn pass(&self, time: Duration) {

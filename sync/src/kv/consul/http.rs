@@ -15,6 +15,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::de::DeserializeOwned;
 
 use super::super::{ANSWER_BYTES_MAX, Index, KvError, KvErrorKind, KvTimeouts};
 use super::{ConsulSettings, tls};
@@ -28,7 +29,7 @@ const TOKEN_BYTES_MAX: usize = 4096;
 
 /// A client of one Consul agent.
 #[derive(Debug)]
-pub(super) struct Http {
+pub(crate) struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     address: String,
     token_file: Option<PathBuf>,
@@ -38,7 +39,7 @@ pub(super) struct Http {
 
 /// What is asked.
 #[derive(Debug, Clone)]
-pub(super) struct Question {
+pub(crate) struct Question {
     attempted: &'static str,
     method: Method,
     path: String,
@@ -47,33 +48,33 @@ pub(super) struct Question {
 }
 
 impl Question {
-    pub(super) fn get(attempted: &'static str, path: String) -> Self {
+    pub(crate) fn get(attempted: &'static str, path: String) -> Self {
         Self { attempted, method: Method::GET, path, body: Bytes::new(), wait: Duration::ZERO }
     }
 
-    pub(super) fn put(attempted: &'static str, path: String, body: Bytes) -> Self {
+    pub(crate) fn put(attempted: &'static str, path: String, body: Bytes) -> Self {
         Self { attempted, method: Method::PUT, path, body, wait: Duration::ZERO }
     }
 
     /// The answer may take `wait` longer, and the sixteenth of it that Consul adds.
-    pub(super) fn waiting(self, wait: Duration) -> Self {
+    pub(crate) fn waiting(self, wait: Duration) -> Self {
         Self { wait: wait + wait / 16, ..self }
     }
 }
 
 /// What came back.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) index: Option<Index>,
-    pub(super) body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) index: Option<Index>,
+    pub(crate) body: Bytes,
     attempted: &'static str,
     target: String,
     denied_hint: String,
 }
 
 impl Http {
-    pub(super) fn new(settings: &ConsulSettings) -> Result<Self, KvError> {
+    pub(crate) fn new(settings: &ConsulSettings) -> Result<Self, KvError> {
         let address = settings.address.trim_end_matches('/').to_owned();
         let error = |reason: String| KvError {
             kind: KvErrorKind::Malformed,
@@ -115,18 +116,18 @@ impl Http {
         Ok(http)
     }
 
-    pub(super) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// A call that the token does not allow.
-    pub(super) fn denied(&self, attempted: &'static str, said: &str) -> KvError {
+    pub(crate) fn denied(&self, attempted: &'static str, said: &str) -> KvError {
         let reason = format!("{}; {}", said.trim(), self.denied_hint());
         KvError { kind: KvErrorKind::Denied, attempted, target: self.address.clone(), reason }
     }
 
     /// Asks, and once more with the token read again if Consul denied the first and the file says another.
-    pub(super) async fn ask(&self, question: Question) -> Result<Answer, KvError> {
+    pub(crate) async fn ask(&self, question: Question) -> Result<Answer, KvError> {
         let error = |kind, reason: String| KvError {
             kind,
             attempted: question.attempted,
@@ -215,7 +216,7 @@ impl Http {
 
 impl Answer {
     /// The answer, if its status is one of `expected`; else the error that it means.
-    pub(super) fn only(self, expected: &[StatusCode]) -> Result<Self, KvError> {
+    pub(crate) fn only(self, expected: &[StatusCode]) -> Result<Self, KvError> {
         if expected.contains(&self.status) {
             return Ok(self);
         }
@@ -241,11 +242,16 @@ impl Answer {
         Err(self.error(kind, format!("{}: {said}; {advice}", self.status.as_u16())))
     }
 
-    pub(super) fn malformed(&self, what: impl std::fmt::Display) -> KvError {
+    /// What its JSON says.
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, KvError> {
+        serde_json::from_slice(&self.body).map_err(|e| self.malformed(e))
+    }
+
+    pub(crate) fn malformed(&self, what: impl std::fmt::Display) -> KvError {
         self.error(KvErrorKind::Malformed, format!("{what}: {:?}; is this Consul?", self.said()))
     }
 
-    pub(super) fn error(&self, kind: KvErrorKind, reason: String) -> KvError {
+    pub(crate) fn error(&self, kind: KvErrorKind, reason: String) -> KvError {
         KvError { kind, attempted: self.attempted, target: self.target.clone(), reason }
     }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::{
@@ -91,10 +90,6 @@ struct SessionEntry {
     lock_delay: u64,
 }
 
-fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, KvError> {
-    serde_json::from_slice(&answer.body).map_err(|e| answer.malformed(e))
-}
-
 /// `None` for a key that nobody of trough's can have written: what cannot be named does not exist here.
 fn entry(pair: KvPair, answer: &Answer) -> Result<Option<Entry>, KvError> {
     let Ok(key) = Key::new(pair.key) else { return Ok(None) };
@@ -119,12 +114,12 @@ fn session_of(id: &str, answer: &Answer) -> Result<SessionId, KvError> {
 }
 
 pub(super) fn entries(answer: &Answer) -> Result<Vec<Entry>, KvError> {
-    let pairs: Vec<KvPair> = parse(answer)?;
+    let pairs: Vec<KvPair> = answer.json()?;
     pairs.into_iter().filter_map(|pair| entry(pair, answer).transpose()).collect()
 }
 
 pub(super) fn boolean(answer: &Answer) -> Result<bool, KvError> {
-    parse(answer)
+    answer.json()
 }
 
 pub(super) fn transaction(ops: &[Op]) -> Vec<u8> {
@@ -148,13 +143,13 @@ fn operation(op: &Op) -> KvOp<'_> {
 }
 
 pub(super) fn committed(answer: &Answer) -> Result<Vec<Entry>, KvError> {
-    let parsed: TxnAnswer = parse(answer)?;
+    let parsed: TxnAnswer = answer.json()?;
     let results = parsed.results.unwrap_or_default().into_iter();
     results.filter_map(|result| entry(result.kv, answer).transpose()).collect()
 }
 
 pub(super) fn refusals(answer: &Answer) -> Result<Vec<Refusal>, KvError> {
-    let parsed: TxnAnswer = parse(answer)?;
+    let parsed: TxnAnswer = answer.json()?;
     let errors = parsed.errors.unwrap_or_default().into_iter();
     Ok(errors.map(|error| Refusal { op: error.op_index, reason: error.what }).collect())
 }
@@ -177,12 +172,12 @@ pub(super) fn session(options: &SessionOptions) -> Vec<u8> {
 }
 
 pub(super) fn session_id(answer: &Answer) -> Result<SessionId, KvError> {
-    let created: CreatedSession = parse(answer)?;
+    let created: CreatedSession = answer.json()?;
     session_of(&created.id, answer)
 }
 
 pub(super) fn sessions(answer: &Answer) -> Result<Vec<SessionInfo>, KvError> {
-    let found: Option<Vec<SessionEntry>> = parse(answer)?;
+    let found: Option<Vec<SessionEntry>> = answer.json()?;
     found
         .unwrap_or_default()
         .into_iter()

@@ -14,7 +14,7 @@ use crate::sqlite_file;
 type Identity = (u64, u64);
 
 /// A connection to the file at a path.
-pub(super) struct File {
+pub(crate) struct File {
     path: Arc<Path>,
     busy: Duration,
     boot: Arc<str>,
@@ -40,7 +40,7 @@ impl File {
     }
 
     /// The connection to the file that is at the path now.
-    pub(super) fn connection(&mut self) -> Result<&mut Connection, Failure> {
+    pub(crate) fn connection(&mut self) -> Result<&mut Connection, Failure> {
         self.follow()?;
         Ok(&mut self.connection)
     }
