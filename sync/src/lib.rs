@@ -18,6 +18,7 @@ pub mod pull;
 pub mod quota;
 pub mod registry;
 pub mod seal;
+pub mod services;
 mod sqlite_file;
 pub mod store;
 pub mod table;

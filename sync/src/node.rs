@@ -20,6 +20,7 @@ use crate::kv::{
     Consistency, Entry, Index, InvalidSession, KeptSession, Key, Kv, KvError, Op, SessionId,
     SessionOptions, Txn,
 };
+use crate::services::is_hyphenated;
 
 /// Below it is one key for each node.
 pub(crate) const NODES_KEY: &str = "trough/node";
@@ -43,11 +44,7 @@ pub struct InvalidNodeName(String);
 impl NodeName {
     /// Checks and takes `text`.
     pub fn new(text: &str) -> Result<Self, InvalidNodeName> {
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let right = (1..=NAME_BYTES_MAX).contains(&text.len())
-            && text.bytes().all(allowed)
-            && !text.starts_with('-')
-            && !text.ends_with('-');
+        let right = is_hyphenated(text, NAME_BYTES_MAX);
         right.then(|| Self(text.into())).ok_or_else(|| InvalidNodeName(text.to_owned()))
     }
 

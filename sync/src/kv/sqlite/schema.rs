@@ -22,4 +22,10 @@ pub(super) const STEPS: &[&str] = &["
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE lock_delay (key TEXT PRIMARY KEY, boot TEXT NOT NULL, until_ms INTEGER NOT NULL)
         STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE service (
+        id TEXT NOT NULL UNIQUE, service TEXT NOT NULL, instance TEXT NOT NULL, critical_since_ms INTEGER
+    ) STRICT;
+    CREATE INDEX service_name ON service (service);
+    CREATE TABLE maintenance (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 "];
