@@ -6,7 +6,7 @@
 //!
 //! Left out: doing what is told, and looking whether it is there ([`crate::local`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +79,8 @@ pub struct Membership {
     lines: BTreeMap<Part, Vec<AssignRow>>,
     holds: TableWriter<HoldsRow>,
     held: BTreeMap<SegmentId, HoldsRow>,
+    /// Of that, what may be dropped, until it is.
+    leaving: BTreeSet<SegmentId>,
 }
 
 impl std::fmt::Debug for Membership {
@@ -96,6 +98,7 @@ impl Membership {
             lines: BTreeMap::new(),
             holds: TableWriter::new(holds_table(&who.name)?),
             held: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             registration: None,
             said: false,
             kv,
@@ -139,6 +142,7 @@ impl Membership {
         for (part, rows) in change.parts {
             for row in &rows {
                 if before.remove(&row.id).as_ref() != Some(row) {
+                    self.leaving.remove(&row.id);
                     told.lines.push(row.clone());
                 }
             }
@@ -148,7 +152,12 @@ impl Membership {
         }
         for (id, row) in before {
             match row.state {
-                CopyState::Drain { .. } => told.dropped.push((id, row.version)),
+                CopyState::Drain { .. } => {
+                    if self.held.get(&id).is_some_and(|held| held.version == row.version) {
+                        self.leaving.insert(id.clone());
+                    }
+                    told.dropped.push((id, row.version));
+                }
                 CopyState::Hold | CopyState::Leave => told.kept.push(id),
             }
         }
@@ -171,11 +180,38 @@ impl Membership {
         for (id, row) in changes {
             match row {
                 Some(row) => drop(self.held.insert(id, row)),
-                None => drop(self.held.remove(&id)),
+                None => {
+                    self.held.remove(&id);
+                    self.leaving.remove(&id);
+                }
             }
         }
         self.node.announced |= all;
         self.say().await
+    }
+
+    /// What others may be sent here for: all that it holds, but for what it was told to drain, which the lead names nobody
+    /// for any more. `None` unless it has said all that it holds, and was heard.
+    pub fn serves(&self) -> Option<BTreeSet<SegmentId>> {
+        let drains = |row: &&AssignRow| matches!(row.state, CopyState::Drain { .. });
+        let draining: HashSet<&SegmentId> =
+            self.lines.values().flatten().filter(drains).map(|row| &row.id).collect();
+        let stays = |id: &&SegmentId| !draining.contains(id) && !self.leaving.contains(*id);
+        self.said.then(|| self.held.keys().filter(stays).cloned().collect())
+    }
+
+    /// Says whether a person took this node out. After an error say it again.
+    pub async fn maintain(&mut self, on: bool) -> Result<(), MembershipError> {
+        self.node.maintenance = on;
+        self.said = false;
+        match &self.registration {
+            // it says so when it registers
+            None => Ok(()),
+            Some(registration) if !self.node.announced => {
+                Ok(registration.update(&self.node).await?)
+            }
+            Some(_) => self.say().await,
+        }
     }
 
     /// Says everything again if the registry says something else, whoever changed it.

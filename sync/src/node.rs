@@ -101,6 +101,9 @@ pub struct Node {
     pub announced: bool,
     /// Grows with every change of that table, so that who watches the nodes sees which table to look at.
     pub revision: u64,
+    /// Whether a person took it out: others are to be asked where there are any.
+    #[serde(default)]
+    pub maintenance: bool,
     /// Of its trough.
     pub version: String,
 }
@@ -117,6 +120,7 @@ impl Node {
             manager_address: manager_address.to_owned(),
             announced: false,
             revision: 0,
+            maintenance: false,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -328,6 +332,10 @@ mod tests {
         let node = Node::new(7, "a:1", "a:2");
         assert_eq!(Node::read(&node.write()), Some(node.clone()));
         assert_eq!(Node::read(b""), None);
+        let mut older = serde_json::to_value(&node).unwrap();
+        older.as_object_mut().unwrap().remove("maintenance").unwrap();
+        let older = serde_json::to_vec(&older).unwrap();
+        assert_eq!(Node::read(&older), Some(node.clone()), "of a trough that knows no maintenance");
         assert_eq!(Node::read(&Node { format: 2, ..node }.write()), None);
     }
 }

@@ -14,7 +14,7 @@ use sync::cluster::{AssignRow, HoldsRow, assign_table, holds_table};
 use sync::kv::consul::{ConsulKv, ConsulSettings};
 use sync::kv::sqlite::SqliteKv;
 use sync::kv::{Consistency, Key, Kv, KvTimeouts, Op, SESSION_TTL_MIN, SessionId, Txn};
-use sync::local::seat::member::Member;
+use sync::local::seat::member::{Member, Served};
 use sync::local::seat::{Report, Seat, Seen};
 use sync::membership::{Identity, Membership, MembershipError};
 use sync::node::{Node, NodeError, NodeName, members};
@@ -23,6 +23,7 @@ use sync::registry::Epoch;
 use sync::store::StorePath;
 use sync::table::{TableError, TableReader, TableWriter};
 use sync::tag::Tag;
+use tokio::sync::watch;
 
 #[path = "support/breaking.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
@@ -234,6 +235,104 @@ async fn what_it_says_is_whole_before_it_counts() {
     assert_eq!(held(&*kv).await, BTreeMap::from([(id("b"), V2)]));
     node.leave().await;
     assert!(!members(&*kv).await.unwrap()[0].registered);
+}
+
+/// What others are sent to a node for.
+struct Sent {
+    member: Member,
+    served: watch::Receiver<Served>,
+}
+
+impl Sent {
+    /// `None` as long as nobody is sent there.
+    fn ids(&self) -> Option<String> {
+        let served = self.served.borrow();
+        let ids: Vec<_> = served.as_ref()?.iter().map(SegmentId::as_str).collect();
+        Some(ids.join(" "))
+    }
+
+    async fn tell(&self, holds: Vec<(SegmentId, Option<HoldsRow>)>, all: bool) -> bool {
+        let report = Report { holds, all, ..Report::default() };
+        self.member.tell(&report).await.is_ok()
+    }
+
+    async fn look(&self) {
+        let seen = self.member.look().await;
+        assert!(matches!(seen, Seen::Lead { told: Some(_), .. }), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn others_are_sent_for_what_was_said_and_is_not_about_to_go() {
+    let (dir, kv) = file();
+    let breaking = BreakingKv::new(kv.clone());
+    let through: Arc<dyn Kv> = breaking.clone();
+    let membership = member(&through, &dir.path().join("session"));
+    let member = Member::new(through, membership, Duration::from_secs(3_600));
+    let node = Sent { served: member.served(), member };
+    let mut lead = Lead::new(&kv);
+    let (hold, drain) = (CopyState::Hold, CopyState::Drain { since_ms: 1 });
+
+    // while there is more to come, and before somebody leads
+    assert!(node.tell(vec![holds("a", V1)], false).await);
+    assert!(!node.tell(vec![holds("b", V1)], true).await);
+    assert_eq!(node.ids(), None);
+    set(&*kv, "trough/incarnation", "1").await;
+    node.member.look().await;
+    assert_eq!(node.ids().unwrap(), "a b");
+
+    // what could not be said is not counted on
+    breaking.break_at(0, Break::Refused);
+    assert!(!node.tell(vec![holds("c", V1), (id("a"), None)], true).await);
+    assert_eq!(node.ids().unwrap(), "a b");
+    breaking.mend();
+    assert!(node.tell(vec![holds("a", V1)], true).await);
+    assert_eq!(node.ids().unwrap(), "a b c");
+
+    // from when it drains until it is gone, though it is held all the time
+    lead.tell(1, vec![line("a", V1, drain), line("b", V1, hold), line("c", V1, hold)]).await;
+    node.look().await;
+    assert_eq!(node.ids().unwrap(), "b c");
+    assert!(held(&*kv).await.contains_key(&id("a")));
+    lead.tell(1, vec![line("b", V1, hold), line("c", V1, hold)]).await;
+    node.look().await;
+    assert_eq!(node.ids().unwrap(), "b c");
+    assert!(node.tell(vec![(id("a"), None)], true).await);
+    assert_eq!(node.ids().unwrap(), "b c");
+    assert!(node.tell(vec![holds("a", V2)], true).await);
+    assert_eq!(node.ids().unwrap(), "a b c", "it came again");
+
+    // it is to stay after all: while it drains, and just before it goes
+    for gone in [false, true] {
+        lead.tell(1, vec![line("b", V1, drain), line("c", V1, hold)]).await;
+        node.look().await;
+        assert_eq!(node.ids().unwrap(), "a c");
+        if gone {
+            lead.tell(1, vec![line("c", V1, hold)]).await;
+            node.look().await;
+            assert_eq!(node.ids().unwrap(), "a c");
+        }
+        lead.tell(1, vec![line("b", V1, hold), line("c", V1, hold)]).await;
+        node.look().await;
+        assert_eq!(node.ids().unwrap(), "a b c", "gone: {gone}");
+    }
+
+    // another version than the one that drained stays, and so does what goes without a word
+    assert!(node.tell(vec![holds("b", V2)], true).await);
+    lead.tell(1, vec![line("b", V1, drain), line("c", V1, hold)]).await;
+    node.look().await;
+    assert_eq!(node.ids().unwrap(), "a c");
+    lead.tell(1, vec![line("d", V1, hold)]).await;
+    node.look().await;
+    assert_eq!(node.ids().unwrap(), "a b c");
+
+    // nobody is sent away because the registry is empty
+    for entry in kv.list(&Key::new("trough").unwrap(), Consistency::Consistent).await.unwrap() {
+        kv.txn(&[Op::Delete { key: entry.key }]).await.unwrap();
+    }
+    assert!(!node.tell(vec![holds("e", V1)], true).await);
+    node.member.look().await;
+    assert_eq!(node.ids().unwrap(), "a b c");
 }
 
 /// The registry is empty, nobody leads yet, and nothing changes on the node that would make it speak.

@@ -4,13 +4,13 @@
 //! registry meanwhile (S9).
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use fsd::segment::{SegmentId, Stamp};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -30,7 +30,12 @@ pub struct Member {
     doubt: Duration,
     to_hold: ToHold,
     changed: Arc<Notify>,
+    served: watch::Sender<Served>,
 }
+
+/// What others may be sent to a node for. `None` as long as it has not said all that it holds, and was heard; after that
+/// what was so last, be the registry away or empty.
+pub type Served = Option<Arc<BTreeSet<SegmentId>>>;
 
 #[derive(Debug)]
 struct Speaking {
@@ -51,7 +56,22 @@ impl Member {
         let (doubted_at, watching) = (Instant::now(), JoinSet::new());
         let speaking = Mutex::new(Speaking { membership, doubted_at, watching });
         let (to_hold, changed) = (ToHold::default(), Arc::new(Notify::new()));
-        Self { kv, speaking, doubt, to_hold, changed }
+        let served = watch::Sender::default();
+        Self { kv, speaking, doubt, to_hold, changed, served }
+    }
+
+    /// What others may be sent here for, for those who tell them.
+    pub fn served(&self) -> watch::Receiver<Served> {
+        self.served.subscribe()
+    }
+
+    /// Says whether a person took this node out. After an error say it again.
+    pub async fn maintain(&self, on: bool) -> Result<(), MembershipError> {
+        let mut speaking = self.speaking.lock().await;
+        let was_there = speaking.membership.holds();
+        let said = speaking.membership.maintain(on).await;
+        self.spoke(&mut speaking, was_there)?;
+        said
     }
 
     /// What the lead wants, as the synchronizer takes it.
@@ -75,27 +95,40 @@ impl Member {
         Ok(())
     }
 
+    /// After something was said or heard: who `was_there` before has its watches.
+    fn spoke(&self, speaking: &mut Speaking, was_there: bool) -> Result<(), MembershipError> {
+        if let Some(serves) = speaking.membership.serves() {
+            self.served.send_if_modified(|before| {
+                let changed = before.as_deref() != Some(&serves);
+                if changed {
+                    *before = Some(Arc::new(serves));
+                }
+                changed
+            });
+        }
+        if was_there { Ok(()) } else { self.watch(speaking) }
+    }
+
     async fn hear(&self) -> Result<(Option<Told>, bool), MembershipError> {
         let mut speaking = self.speaking.lock().await;
         let heard = speaking.membership.look().await;
         if let Ok(Some(told)) = &heard {
             self.to_hold.take(told);
         }
+        let was_there = speaking.membership.holds();
         // also when nothing could be heard: the others are to know that this node is here
         let spoken = if !speaking.membership.is_heard() {
-            let was_there = speaking.membership.holds();
-            let spoken = speaking.membership.tell([], false).await;
-            if !was_there {
-                self.watch(&mut speaking)?;
-            }
-            spoken
+            Some(speaking.membership.tell([], false).await)
         } else if speaking.doubted_at.elapsed() >= self.doubt {
             speaking.doubted_at = Instant::now();
-            speaking.membership.mend().await
+            Some(speaking.membership.mend().await)
         } else {
-            Ok(())
+            None
         };
-        let told = heard?;
+        if spoken.is_some() || matches!(heard, Ok(Some(_))) {
+            self.spoke(&mut speaking, was_there)?;
+        }
+        let (told, spoken) = (heard?, spoken.unwrap_or(Ok(())));
         match spoken {
             // what was heard must not be lost: the next look says it no more
             Err(error) if told.is_some() => tracing::warn!(%error, "this node is not heard"),
@@ -124,8 +157,11 @@ impl Seat for Member {
     }
 
     async fn tell(&self, report: &Report) -> Result<(), SeatError> {
-        let membership = &mut self.speaking.lock().await.membership;
-        Ok(membership.tell(report.holds.iter().cloned(), report.all).await?)
+        let mut speaking = self.speaking.lock().await;
+        let was_there = speaking.membership.holds();
+        let told = speaking.membership.tell(report.holds.iter().cloned(), report.all).await;
+        self.spoke(&mut speaking, was_there)?;
+        Ok(told?)
     }
 
     fn announces(&self) -> bool {
