@@ -12,7 +12,7 @@ fail() { echo "trough: $*" >&2; exit 1; }
 # COMMAND:PACKAGE; the command tells whether the package is needed
 demo=(cc:gcc sqlite3:sqlite3 curl:curl mountpoint:util-linux)
 test=("${demo[@]}" jq:jq java:openjdk-17-jre-headless mvn:maven go:golang-go getfattr:attr mkfs.ext4:e2fsprogs
-    chattr:e2fsprogs losetup:mount strace:strace unshare:util-linux sha256sum:coreutils)
+    chattr:e2fsprogs losetup:mount strace:strace unshare:util-linux sha256sum:coreutils dig:bind9-dnsutils)
 
 case ${1:-demo} in
     demo) wanted=("${demo[@]}") ;;

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod discovery;
 pub mod incarnation;
 pub mod kv;
 pub mod lead;

@@ -39,6 +39,7 @@ pub mod state;
 pub mod status;
 
 use actor::Actor;
+pub(crate) use backoff::Backoff;
 use seat::{Seat, SeatError};
 use status::LocalStatus;
 

@@ -57,6 +57,29 @@ pub const COPIES: &str = "trough_lead_copies";
 /// Segments that the deep store does not show any more and that wait for a person (S9).
 pub const REMOVALS_WAITING: &str = "trough_lead_removals_waiting";
 
+/// Tags that others are told for an instance of a service, by service.
+pub const ANNOUNCED_TAGS: &str = "trough_discovery_tags";
+/// Tags that they are not told, because there are too many, by service.
+pub const ANNOUNCED_TAGS_LEFT_OUT: &str = "trough_discovery_tags_left_out";
+/// Times that they were told, by service and whether it was done.
+pub const ANNOUNCEMENTS_TOTAL: &str = "trough_discovery_registrations_total";
+/// 1 while a person has taken this node out.
+pub const MAINTENANCE: &str = "trough_maintenance";
+
+pub(crate) fn announces(service: &str, tags: usize, left_out: usize) {
+    gauge!(ANNOUNCED_TAGS, "service" => service.to_owned()).set(tags as f64);
+    gauge!(ANNOUNCED_TAGS_LEFT_OUT, "service" => service.to_owned()).set(left_out as f64);
+}
+
+pub(crate) fn announced(service: &str, done: bool) {
+    let done = if done { "yes" } else { "no" };
+    counter!(ANNOUNCEMENTS_TOTAL, "service" => service.to_owned(), "done" => done).increment(1);
+}
+
+pub(crate) fn maintenance(on: bool) {
+    gauge!(MAINTENANCE).set(if on { 1.0 } else { 0.0 });
+}
+
 pub(crate) fn leads(yes: bool) {
     gauge!(LEADS).set(if yes { 1.0 } else { 0.0 });
 }

@@ -112,6 +112,11 @@ impl LeadHandle {
         self.status.borrow().clone()
     }
 
+    /// What it does, as it changes.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<LeadStatus>> {
+        self.status.clone()
+    }
+
     /// Has it list the deep store and plan at once, and waits at most `wait` for that. `false` when it does not lead,
     /// the cycle failed, or it was not done by then.
     pub async fn cycle_now(&self, wait: Duration) -> bool {

@@ -1,11 +1,14 @@
 //! Services in Consul: registered with the agent of this machine, found in the catalogue of all.
 //!
-//! Invariant: a check that somebody else gave an instance, and its maintenance, stay when it is registered again.
+//! Invariants: a check that somebody else gave an instance, and its maintenance, stay when it is registered again; what
+//! was registered with a token that is not used any more is to be registered again, for the agent keeps that token, and
+//! with it would tell the others nothing of the instance, nor of its health.
 //!
 //! The token needs `service:write` for what is registered, and `node:read`: without that Consul says nothing of the
 //! maintenance of a node, which looks as if there were none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,13 +30,19 @@ const INSTANCE_MAINTENANCE: &str = "_service_maintenance:";
 #[derive(Debug)]
 pub struct ConsulServices {
     http: Http,
+    /// With which token each instance was registered, as [`Http::token_number`] counts them.
+    registered_with: Mutex<HashMap<Name, u64>>,
 }
 
 impl ConsulServices {
     /// Reads the files that `settings` name; nothing is asked of Consul yet. Their address is that of the agent of this
     /// machine: it asks the checks.
     pub fn new(settings: &ConsulSettings) -> Result<Self, KvError> {
-        Ok(Self { http: Http::new(settings)? })
+        Ok(Self { http: Http::new(settings)?, registered_with: Mutex::default() })
+    }
+
+    fn registered_with(&self) -> MutexGuard<'_, HashMap<Name, u64>> {
+        self.registered_with.lock().expect("no code panics while it holds the numbers")
     }
 }
 
@@ -157,7 +166,11 @@ impl Services for ConsulServices {
         let body = serde_json::to_vec(&Registration::of(instance)).unwrap_or_default();
         let path = "/v1/agent/service/register".to_owned();
         let question = Question::put(attempted, path, body.into());
-        self.http.ask(question).await?.only(&[StatusCode::OK]).map(drop)
+        // before: what another call finds out meanwhile is taken for news
+        let token = self.http.token_number();
+        self.http.ask(question).await?.only(&[StatusCode::OK])?;
+        self.registered_with().insert(instance.id.clone(), token);
+        Ok(())
     }
 
     async fn deregister(&self, id: &Name) -> Result<(), KvError> {
@@ -171,7 +184,10 @@ impl Services for ConsulServices {
         let question = Question::get("read a service of this machine", path);
         let answer =
             self.http.ask(question).await?.only(&[StatusCode::OK, StatusCode::NOT_FOUND])?;
-        if answer.status == StatusCode::NOT_FOUND {
+        let token = self.http.token_number();
+        let other_token =
+            self.registered_with().get(&instance.id).is_some_and(|with| *with != token);
+        if other_token || answer.status == StatusCode::NOT_FOUND {
             return Ok(false);
         }
         let there: Registered = answer.json()?;

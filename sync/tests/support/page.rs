@@ -16,7 +16,12 @@ pub struct Page {
 
 impl Page {
     pub async fn new(status: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on("127.0.0.1", status).await
+    }
+
+    /// On an address of this machine.
+    pub async fn on(host: &str, status: u16) -> Self {
+        let listener = TcpListener::bind((host, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let says = Arc::new(AtomicU16::new(status));
         let (stop, status) = (CancellationToken::new(), says.clone());
@@ -49,7 +54,7 @@ impl Page {
         self.status.store(status, Ordering::SeqCst);
     }
 
-    /// `127.0.0.1:PORT`.
+    /// `HOST:PORT`.
     pub fn address(&self) -> &str {
         &self.address
     }

@@ -4,6 +4,7 @@
 //! of them look for the machine's certificates.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub(crate) struct Http {
     address: String,
     token_file: Option<PathBuf>,
     token: RwLock<Option<HeaderValue>>,
+    tokens_read: AtomicU64,
     timeouts: KvTimeouts,
 }
 
@@ -110,6 +112,7 @@ impl Http {
             address: address.clone(),
             token_file: settings.token_file.clone(),
             token: RwLock::new(None),
+            tokens_read: AtomicU64::new(0),
             timeouts: settings.timeouts,
         };
         http.read_token().map_err(error)?;
@@ -118,6 +121,11 @@ impl Http {
 
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Which token is used, counted from the first.
+    pub(crate) fn token_number(&self) -> u64 {
+        self.tokens_read.load(Ordering::Relaxed)
     }
 
     /// A call that the token does not allow.
@@ -210,6 +218,9 @@ impl Http {
         let mut held = self.token.write().unwrap_or_else(PoisonError::into_inner);
         let changed = held.as_ref() != Some(&header);
         *held = Some(header);
+        if changed {
+            self.tokens_read.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(changed)
     }
 }
