@@ -23,9 +23,9 @@ pub mod settings;
 
 pub use problem::{Origin, Problem, Problems};
 use settings::{
-    CacheSettings, LeadSection, LocalSettings, ManagerSettings, MountSettings, NodeSettings,
-    PlanSection, PublishSettings, ReaderSettings, RegistryKind, RegistrySettings, ScrubSettings,
-    StoreSettings,
+    CacheSettings, DiscoverySettings, LeadSection, LocalSettings, ManagerSettings, MountSettings,
+    NodeSettings, PlanSection, PublishSettings, ReaderSettings, RegistryKind, RegistrySettings,
+    ScrubSettings, StoreSettings,
 };
 
 pub use identity::Server;
@@ -64,6 +64,8 @@ pub struct Config {
     pub lead: LeadSection,
     /// Who holds what in a cluster.
     pub plan: PlanSection,
+    /// What is told to those who ask DNS.
+    pub discovery: DiscoverySettings,
     /// The log.
     pub log: LogSettings,
 }

@@ -15,8 +15,6 @@ use fsd::ledger::LedgerReader;
 use fsd::segment::{Digest, SegmentId};
 use fsd::view::MountView;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use proxy::catalogue::one_machine::OneMachine;
-use proxy::reader::Elsewhere;
 use sync::clock::SystemClock;
 use sync::local::seat::Seat;
 use sync::local::seat::alone::Alone;
@@ -29,11 +27,13 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
 use crate::config::settings::RegistryKind;
+use crate::config::{Config, Server};
 
 mod cluster;
 mod control;
+mod discovery;
+mod elsewhere;
 
 pub use cluster::{kv, sync_lead};
 
@@ -70,13 +70,19 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
     tracing::info!(?report, "the cache is open");
     let view = MountView::new(&config.mount.mountpoint);
     let store = sync::store::open(&config.store.url, config.store.timeouts)?;
-    let (seat, assignment): (Arc<dyn Seat>, Box<dyn Assignment>) = match config.registry.kind {
-        RegistryKind::File => (
+    let member = match config.registry.kind {
+        RegistryKind::File => None,
+        RegistryKind::Consul => Some(cluster::member(config, &cache)?),
+    };
+    let (seat, assignment): (Arc<dyn Seat>, Box<dyn Assignment>) = match &member {
+        Some(member) => (member.clone(), Box::new(member.assignment())),
+        None => (
             Arc::new(Alone::new(store.clone(), registry(config)?)),
             Box::new(WholePool { pinned: config.sync.pinned.clone() }),
         ),
-        RegistryKind::Consul => cluster::seat(config, &cache)?,
     };
+    let discovery = member.map(|member| discovery::of_node(config, member, shutdown.clone()));
+    let discovery = discovery.transpose()?;
     let outside = Outside {
         node: config.display_name(),
         cache,
@@ -88,10 +94,17 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
     let (sync, scrub) = (config.sync.clone(), config.scrub.clone());
     let local = Local::start(sync, scrub, outside, assignment).await?;
     let control = Arc::new(Control::new(local.handle(), view));
-    let manager = config.manager.clone();
+    let manager = config.manager_settings(Server::Manager);
     let pages = proxy::manager::run(manager, listener, control, metrics, shutdown.clone());
-    // either of them ending by itself is an error that ends the other
-    tokio::try_join!(pages, async { local.run(shutdown).await.context("run the scrub") })?;
+    let discovery = async {
+        if let Some(discovery) = discovery {
+            discovery.await;
+        }
+        Ok(())
+    };
+    let local = async { local.run(shutdown).await.context("run the scrub") };
+    // any of them ending by itself is an error that ends the others
+    tokio::try_join!(pages, local, discovery)?;
     Ok(())
 }
 
@@ -99,10 +112,9 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
 pub async fn read(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener = listen(&config.node.read_listen).await?;
     let view = MountView::new(&config.mount.mountpoint);
-    let catalogue = Arc::new(OneMachine::new(registry(config)?));
-    let elsewhere = Elsewhere { catalogue, route: None };
-    let metrics = metrics()?;
-    proxy::reader::run(config.read.clone(), listener, view, elsewhere, metrics, shutdown).await;
+    let ((elsewhere, _following), metrics) = (elsewhere::elsewhere(config)?, metrics()?);
+    let settings = config.read_settings();
+    proxy::reader::run(settings, listener, view, elsewhere, metrics, shutdown).await;
     Ok(())
 }
 

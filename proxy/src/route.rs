@@ -172,7 +172,7 @@ impl Route {
     fn order(&self, id: &SegmentId, holders: &[NodeName]) -> Vec<Arc<peer::Peer>> {
         let others = holders.iter().filter(|name| !self.is_own(name));
         let known = others.filter_map(|name| Some((name, self.nodes.find(name)?)));
-        let peers = known.map(|(name, at)| (self.peers.of(name, &at.read_address), at.registered));
+        let peers = known.map(|(name, at)| (self.peers.of(name, &at.read_address), at.available));
         order::order(id, peers.collect())
     }
 }

@@ -24,6 +24,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     registry(config, &mut found);
     node(config, &mut found);
     plan(config, &mut found);
+    discovery(config, &mut found);
     if let Some(problem) = config.log.filter_problem() {
         found.add("log.filter", problem);
     }
@@ -81,6 +82,26 @@ fn listen(config: &Config, found: &mut Checks) {
         }
         parsed.push((server, address));
     }
+}
+
+fn discovery(config: &Config, found: &mut Checks) {
+    let discovery = &config.discovery;
+    found.within("discovery.tags_max", discovery.tags_max, 1, sync::services::TAGS_MAX);
+    // what Consul takes
+    found.at_least("discovery.check_interval_ms", discovery.check_interval_ms, 1_000);
+    found.at_least("discovery.check_timeout_ms", discovery.check_timeout_ms, 1);
+    found.at_least("discovery.deregister_after_s", discovery.deregister_after_s, 60);
+    for (name, value) in [
+        ("look_ms", discovery.look_ms),
+        ("retry_first_ms", discovery.retry_first_ms),
+        ("maintenance_ms", discovery.maintenance_ms),
+    ] {
+        // each is the pause of something that goes on for ever
+        found.at_least(&format!("discovery.{name}"), value, 100);
+    }
+    found.at_least("read.forward.probe_ms", config.read.forward.probe_ms, 10);
+    found.at_least("read.forward.silent_ms", config.read.forward.silent_ms, 100);
+    found.at_least("read.forward.queries_max", config.read.forward.queries_max as u64, 1);
 }
 
 fn store(config: &Config, found: &mut Checks) {

@@ -8,6 +8,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use sync::node::NodeName;
 
 use super::Config;
+use super::settings::{ManagerSettings, ReaderSettings};
 
 /// One of a node's servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,25 @@ impl Config {
                 server.listen_setting()
             )),
         }
+    }
+
+    /// The reader's settings; it answers to the name at which the others reach it, too.
+    pub fn read_settings(&self) -> ReaderSettings {
+        let mut settings = self.read.clone();
+        settings.host_names.extend(self.reached_by(Server::Read));
+        settings
+    }
+
+    /// The settings of the pages of `server`, which answer to the name at which the others reach them, too.
+    pub fn manager_settings(&self, server: Server) -> ManagerSettings {
+        let mut settings = self.manager.clone();
+        settings.host_names.extend(self.reached_by(server));
+        settings
+    }
+
+    fn reached_by(&self, server: Server) -> Option<String> {
+        let (host, _) = self.written_address(server)?.rsplit_once(':')?;
+        Some(host.to_owned())
     }
 
     /// What this machine is called in a cluster; or why that cannot be said.

@@ -133,5 +133,6 @@ pub use fsd::mount::MountSettings;
 pub use fsd::scrub::ScrubSettings;
 pub use proxy::manager::ManagerSettings;
 pub use proxy::reader::ReaderSettings;
+pub use sync::discovery::DiscoverySettings;
 pub use sync::local::LocalSettings;
 pub use sync::publish::PublishSettings;

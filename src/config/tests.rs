@@ -49,6 +49,7 @@ fn coded() -> Config {
         registry: RegistrySettings::default(),
         lead: LeadSection::default(),
         plan: PlanSection::default(),
+        discovery: DiscoverySettings::default(),
         log: LogSettings::default(),
     };
     // where things lie is not for the subsystems to say

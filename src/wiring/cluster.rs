@@ -9,15 +9,13 @@ use sync::clock::{SystemClock, since_boot};
 use sync::kv::Kv;
 use sync::kv::consul::ConsulKv;
 use sync::lead::{Candidate, LeadOutside, LeadService};
-use sync::local::seat::Seat;
 use sync::local::seat::member::Member;
 use sync::membership::{Identity, Membership};
 use sync::node::{Node, NodeName};
 use sync::pool_view::PoolView;
-use sync::quota::Assignment;
 use tokio_util::sync::CancellationToken;
 
-use super::{listen, metrics};
+use super::{discovery, listen, metrics};
 use crate::config::{Config, Server};
 
 /// How often a node looks whether the registry still says of it what it told: what somebody changed there is mended
@@ -43,7 +41,8 @@ pub async fn sync_lead(config: &Config, shutdown: CancellationToken) -> anyhow::
     let (service, handle) =
         LeadService::new(candidate, outside, config.lead.cycle.clone(), config.plan.rules()?);
     let pool = Arc::new(PoolView::default());
-    let manager = config.manager.clone();
+    let manager = config.manager_settings(Server::Lead);
+    let discovery = discovery::of_candidate(config, &handle, shutdown.clone())?;
     let pages =
         proxy::lead::run(manager, listener, handle, pool.clone(), metrics, shutdown.clone());
     // a service manager that is not there is no reason to stop
@@ -58,16 +57,17 @@ pub async fn sync_lead(config: &Config, shutdown: CancellationToken) -> anyhow::
             Some(Ok(())) | None => Ok(()),
         }
     };
+    let discovery = async {
+        discovery.await;
+        Ok(())
+    };
     // any of them ending by itself is an error that ends the others
-    tokio::try_join!(pages, leading, following)?;
+    tokio::try_join!(pages, leading, following, discovery)?;
     Ok(())
 }
 
-/// The seat of this machine's synchronizer as a node of the cluster, and what the lead wants there.
-pub fn seat(
-    config: &Config,
-    cache: &Cache,
-) -> anyhow::Result<(Arc<dyn Seat>, Box<dyn Assignment>)> {
+/// This machine's synchronizer as a node of the cluster.
+pub fn member(config: &Config, cache: &Cache) -> anyhow::Result<Arc<Member>> {
     let kv = kv(config)?;
     let who = Identity {
         name: name(config)?,
@@ -79,9 +79,7 @@ pub fn seat(
     let (read, manager) = (address(config, Server::Read)?, address(config, Server::Manager)?);
     let mut node = Node::new(cache.quota_bytes(), &read, &manager);
     node.rack.clone_from(&config.node.rack);
-    let member = Member::new(kv.clone(), Membership::new(kv, who, node)?, DOUBT);
-    let assignment = Box::new(member.assignment());
-    Ok((Arc::new(member), assignment))
+    Ok(Arc::new(Member::new(kv.clone(), Membership::new(kv, who, node)?, DOUBT)))
 }
 
 /// The registry of the cluster.
@@ -100,11 +98,11 @@ pub fn outside(config: &Config, kv: Arc<dyn Kv>) -> anyhow::Result<LeadOutside> 
     Ok(LeadOutside { kv, store, clock: Arc::new(SystemClock) })
 }
 
-fn name(config: &Config) -> anyhow::Result<NodeName> {
+pub(super) fn name(config: &Config) -> anyhow::Result<NodeName> {
     config.node_name().map_err(|problem| setting("node.name", &problem))
 }
 
-fn address(config: &Config, server: Server) -> anyhow::Result<String> {
+pub(super) fn address(config: &Config, server: Server) -> anyhow::Result<String> {
     config.address(server).map_err(|problem| setting(&server.address_setting(), &problem))
 }
 

@@ -1,7 +1,7 @@
 //! The nodes of the cluster in a reader's memory: where the reader of each answers.
 //!
 //! Invariant: an address that was heard once stays known (S9): a registry that is away, or that came back empty, takes
-//! no node away. It only says no more that the node is registered.
+//! no node away. The node is only not available any more, which puts it last.
 //!
 //! Left out: whether a node answers, which only asking it shows.
 
@@ -28,8 +28,8 @@ const FORMER_MAX: usize = 10_000;
 pub struct NodeAt {
     /// Its reader, as `host:port`.
     pub read_address: Arc<str>,
-    /// Whether its session holds, as far as this process heard.
-    pub registered: bool,
+    /// Whether its session holds and no person took it out, as far as this process heard.
+    pub available: bool,
 }
 
 /// See the module.
@@ -50,10 +50,10 @@ impl NodesView {
         self.seen.read().unwrap_or_else(PoisonError::into_inner).nodes.get(name).cloned()
     }
 
-    /// How many nodes are registered.
-    pub fn registered(&self) -> usize {
+    /// How many nodes are available.
+    pub fn available(&self) -> usize {
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
-        seen.nodes.values().filter(|node| node.registered).count()
+        seen.nodes.values().filter(|node| node.available).count()
     }
 
     /// When the registry was heard last; `None` when it never was.
@@ -84,19 +84,20 @@ impl NodesView {
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
         seen.heard_at = Some(Instant::now());
         let nodes = &mut seen.nodes;
-        nodes.values_mut().for_each(|node| node.registered = false);
+        nodes.values_mut().for_each(|node| node.available = false);
         if nodes.len() > members.len() + FORMER_MAX {
             nodes.clear();
         }
         for Member { name, node, registered, .. } in members {
+            let available = registered && node.as_ref().is_none_or(|node| !node.maintenance);
             match (nodes.get_mut(&name), node) {
-                (Some(known), None) => known.registered = registered,
+                (Some(known), None) => known.available = available,
                 (Some(known), Some(node)) if *known.read_address == *node.read_address => {
-                    known.registered = registered;
+                    known.available = available;
                 }
                 (_, Some(node)) => {
                     let read_address = node.read_address.into();
-                    nodes.insert(name, NodeAt { read_address, registered });
+                    nodes.insert(name, NodeAt { read_address, available });
                 }
                 // one that is not understood, and never was
                 (None, None) => {}
@@ -118,7 +119,7 @@ mod tests {
 
     fn at(view: &NodesView, name: &str) -> Option<(String, bool)> {
         let node = view.find(&NodeName::new(name).unwrap())?;
-        Some((node.read_address.to_string(), node.registered))
+        Some((node.read_address.to_string(), node.available))
     }
 
     #[test]
@@ -128,7 +129,7 @@ mod tests {
         view.heard(vec![member("a", Some("a:1"), true), member("b", Some("b:1"), false)]);
         assert_eq!(at(&view, "a"), Some(("a:1".to_owned(), true)));
         assert_eq!(at(&view, "b"), Some(("b:1".to_owned(), false)));
-        assert_eq!(view.registered(), 1);
+        assert_eq!(view.available(), 1);
 
         view.heard(Vec::new());
         assert_eq!(at(&view, "a"), Some(("a:1".to_owned(), false)));
@@ -138,5 +139,9 @@ mod tests {
         assert_eq!(at(&view, "b"), Some(("b:2".to_owned(), true)));
         view.heard(vec![member("c", None, true)]);
         assert_eq!(at(&view, "c"), None);
+        let mut taken_out = member("b", Some("b:2"), true);
+        taken_out.node.as_mut().unwrap().maintenance = true;
+        view.heard(vec![taken_out]);
+        assert_eq!(at(&view, "b"), Some(("b:2".to_owned(), false)));
     }
 }

@@ -32,6 +32,7 @@ pub enum Role {
     Fsd,
     Local,
     Lead,
+    Read,
 }
 
 impl Role {
@@ -40,6 +41,7 @@ impl Role {
             Self::Fsd => &["fsd"],
             Self::Local => &["sync", "local"],
             Self::Lead => &["sync", "lead"],
+            Self::Read => &["read"],
         }
     }
 }
@@ -184,6 +186,11 @@ lost_grace_ms = 1000
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).env_remove("TROUGH_LOG");
         let before = machine.running.insert(role, command.spawn().unwrap());
         assert!(before.is_none(), "{role:?} runs on {name} already");
+    }
+
+    /// Sends `signal` to a process that goes on.
+    pub fn signal(&self, name: &str, role: Role, signal: Signal) {
+        kill_process(Pid::from_child(&self.machines[name].running[&role]), signal).unwrap();
     }
 
     /// Sends `signal` to a process and waits until it has ended.

@@ -13,3 +13,4 @@ mod steps;
 mod leads;
 mod machines;
 mod orders;
+mod reads;

@@ -59,7 +59,7 @@ impl Catalogue for Cluster {
             "segments": self.pool.segments(),
             "age_ms": age_ms,
             "epoch": self.pool.epoch(),
-            "nodes": self.nodes.registered(),
+            "nodes": self.nodes.available(),
         })
     }
 }

@@ -14,11 +14,11 @@ use super::peer::Peer;
 /// whoever asks another for each flicker finds cold caches.
 const CLEARLY: usize = 4;
 
-/// `peers`, each with whether it is registered, in the order in which they are asked.
+/// `peers`, each with whether it is available, in the order in which they are asked.
 pub(super) fn order(id: &SegmentId, peers: Vec<(Arc<Peer>, bool)>) -> Vec<Arc<Peer>> {
     let mut ranked: Vec<_> = peers
         .into_iter()
-        .map(|(peer, registered)| (class(&peer, registered), rank(id, &peer), peer))
+        .map(|(peer, available)| (class(&peer, available), rank(id, &peer), peer))
         .collect();
     ranked.sort_unstable_by_key(|(class, rank, _)| (*class, *rank));
     if let [(class, _, first), (other_class, _, second), ..] = ranked.as_slice()
@@ -31,8 +31,8 @@ pub(super) fn order(id: &SegmentId, peers: Vec<(Arc<Peer>, bool)>) -> Vec<Arc<Pe
 }
 
 /// Those that do not answer come last: the registry may be wrong, and so may the probes.
-fn class(peer: &Peer, registered: bool) -> u8 {
-    match (peer.is_silent(), registered) {
+fn class(peer: &Peer, available: bool) -> u8 {
+    match (peer.is_silent(), available) {
         (false, true) => 0,
         (false, false) => 1,
         (true, _) => 2,
@@ -116,11 +116,11 @@ mod tests {
             names(&last),
             [usual[1].name(), usual[2].name(), usual[0].name()].map(NodeName::as_str)
         );
-        let unregistered = three.into_iter().map(|(peer, _)| {
-            let registered = peer.name() != usual[1].name();
-            (peer, registered)
+        let unavailable = three.into_iter().map(|(peer, _)| {
+            let available = peer.name() != usual[1].name();
+            (peer, available)
         });
-        let last = order(&id(7), unregistered.collect());
+        let last = order(&id(7), unavailable.collect());
         assert_eq!(
             names(&last),
             [usual[2].name(), usual[1].name(), usual[0].name()].map(NodeName::as_str)
