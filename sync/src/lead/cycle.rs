@@ -13,27 +13,27 @@
 //!
 //! Left out: when there is a cycle ([`super::run`]), and who leads ([`super::election`]).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fsd::segment::SegmentId;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::election::Term;
-use super::nodes::{Known, NodeReport, Nodes};
+use super::nodes::{Known, NodeReport};
 use super::orders::Orders;
+use super::view::View;
 use crate::clock::Clock;
 use crate::cluster::{PoolRow, pool_table};
-use crate::kv::{Index, Kv, KvError, KvErrorKind, Op};
+use crate::kv::{Kv, KvError, Op};
 use crate::node::NodeName;
-use crate::planner::{Figures, Plan, Rules, World, WorldError, plan};
-use crate::pool::guard::{self, HeldBack};
-use crate::pool::{self, ListingReport, Pool, PoolListing};
+use crate::planner::{Figures, Rules, WorldError};
+use crate::pool::guard::HeldBack;
+use crate::pool::{self, ListingReport, PoolListing};
 use crate::registry::Epoch;
-use crate::store::{Store, StorePath};
+use crate::store::Store;
 use crate::table::{TableError, TableWriter, Written};
 
 mod write;
@@ -138,16 +138,7 @@ pub struct Lead {
     rules: Arc<Rules>,
     fence: Op,
     epoch: Epoch,
-    orders: Orders,
-    orders_at: Index,
-    nodes: Nodes,
-    /// Every segment; what the guard keeps is among them.
-    pool: Pool,
-    /// What vanished and stays until a person says so.
-    vanished: HashSet<SegmentId>,
-    held_back: Option<HeldBack>,
-    /// Whether a listing of the deep store was taken in this term.
-    listed: bool,
+    view: View,
     table: TableWriter<PoolRow>,
     /// What the table said when the term began, in order of id: for nodes whose holdings cannot be read yet.
     earlier: Vec<PoolRow>,
@@ -184,18 +175,10 @@ impl Lead {
         let settled_at = earlier.is_none().then(|| now + settle);
         let mut earlier = earlier.unwrap_or_default();
         earlier.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        let pool = earlier.iter().map(|row| (row.id.clone(), row.entry())).collect();
-        let vanished = earlier.iter().filter(|row| row.vanished).map(|row| row.id.clone());
         Ok(Self {
-            vanished: vanished.collect(),
+            view: View::new(&earlier),
             fence: term.fence()?,
             epoch: term.epoch(),
-            orders: Orders::default(),
-            orders_at: Index::ABSENT,
-            nodes: Nodes::default(),
-            pool,
-            held_back: None,
-            listed: false,
             table,
             earlier,
             settled_at,
@@ -218,8 +201,7 @@ impl Lead {
         let begun_at_ms = self.outside.clock.now_ms();
         let mut report = CycleReport { begun_at_ms, ..CycleReport::default() };
         let begun = Instant::now();
-        self.take_orders().await?;
-        self.nodes.look(&*self.outside.kv, begun_at_ms).await?;
+        self.view.look(&*self.outside.kv, begun_at_ms).await?;
         report.look_ms = ms(begun.elapsed());
         if !self.settle() {
             report.unplanned = Some(
@@ -227,17 +209,17 @@ impl Lead {
             );
             return Ok(report);
         }
-        if list && !self.orders.paused {
+        if list && !self.view.orders.paused {
             let begun = Instant::now();
             let listing = pool::list(&*self.outside.store).await;
             report.list_ms = Some(ms(begun.elapsed()));
             report.listing = Some(listing.report.clone());
             self.take_listing(listing).await?;
         }
-        report.held_back = self.held_back.clone();
+        report.held_back = self.view.held_back.clone();
 
         let begun = Instant::now();
-        let (world, planned) = self.plan(begun_at_ms).await?;
+        let (world, planned) = self.view.plan(begun_at_ms, &self.rules).await?;
         report.plan_ms = ms(begun.elapsed());
         let planned = match planned {
             Ok(plan) => Some(plan),
@@ -254,21 +236,9 @@ impl Lead {
         let begun = Instant::now();
         report.written = self.write(&world, planned.as_ref()).await?;
         self.forget_decommissioned().await?;
-        report.nodes = self.nodes.report(&self.orders.decommission);
+        report.nodes = self.view.nodes.report(&self.view.orders.decommission);
         report.write_ms = ms(begun.elapsed());
         Ok(report)
-    }
-
-    /// What people want now; a document that cannot be read changes nothing.
-    async fn take_orders(&mut self) -> Result<(), KvError> {
-        match Orders::read(&*self.outside.kv).await {
-            Ok((orders, at)) => (self.orders, self.orders_at) = (orders, at),
-            Err(error) if error.kind == KvErrorKind::Malformed => {
-                tracing::warn!(%error, "going by the orders of before");
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
     }
 
     /// Whether the registry may be written to. One that was empty says nothing of what there was, but the nodes do.
@@ -281,84 +251,43 @@ impl Lead {
         let said = |(name, known): (&NodeName, &Known)| {
             (known.registered() && known.held().is_some()).then(|| name.clone())
         };
-        let said: BTreeSet<NodeName> = self.nodes.iter().filter_map(said).collect();
+        let said: BTreeSet<NodeName> = self.view.nodes.iter().filter_map(said).collect();
         let silent =
-            self.nodes.iter().any(|(name, known)| known.registered() && !said.contains(name));
+            self.view.nodes.iter().any(|(name, known)| known.registered() && !said.contains(name));
         if (silent || !self.remembered.is_subset(&said)) && now < self.settled_latest {
             self.settled_at = Some(now + SETTLE_AGAIN);
             return false;
         }
         self.settled_at = None;
-        for (_, known) in self.nodes.iter() {
-            for row in known.held().into_iter().flatten() {
-                let path = StorePath::published(&row.id);
-                let entry = pool::PoolEntry { path, stamp: row.version };
-                self.pool.entry(row.id.clone()).or_insert(entry);
-            }
-            for row in known.assigned() {
-                let entry = pool::PoolEntry { path: row.path(), stamp: row.version };
-                self.pool.insert(row.id.clone(), entry);
-            }
-        }
+        self.view.take_from_nodes();
         true
     }
 
-    async fn take_listing(&mut self, mut listing: PoolListing) -> Result<(), KvError> {
-        let complete = listing.report.complete();
-        let accepted = self.orders.accept_removals && complete && self.take_back_accepted().await?;
-        let ratio = self.settings.max_removed_ratio;
-        let delta = guard::compare(&self.pool, &listing, ratio, accepted, &self.vanished);
+    async fn take_listing(&mut self, listing: PoolListing) -> Result<(), KvError> {
+        let accepted = self.view.orders.accept_removals
+            && listing.report.complete()
+            && self.take_back_accepted().await?;
+        let waited = self.view.held_back.is_some();
+        let removed = self.view.take_listing(listing, self.settings.max_removed_ratio, accepted);
         if accepted {
-            tracing::info!(segments = delta.removed.len(), "removals that a person accepted");
+            tracing::info!(segments = removed, "removals that a person accepted");
         }
-        for id in delta.changed {
-            if let Some(entry) = listing.pool.remove(&id) {
-                self.pool.insert(id, entry);
-            }
-        }
-        for id in &delta.removed {
-            self.pool.remove(id);
-        }
-        if let (None, Some(held_back)) = (&self.held_back, &delta.held_back) {
+        if let (false, Some(held_back)) = (waited, &self.view.held_back) {
             tracing::warn!(reason = %held_back.reason, "removals wait");
         }
-        self.vanished = delta.waiting;
-        self.held_back = delta.held_back;
-        self.listed |= complete;
         Ok(())
     }
 
     /// Takes back that removals are accepted, before they are carried out: what vanishes later, no person has seen.
     /// `false` when others gave orders at this moment, and it must be read anew.
     async fn take_back_accepted(&mut self) -> Result<bool, KvError> {
-        let mut orders = self.orders.clone();
+        let mut orders = self.view.orders.clone();
         orders.accept_removals = false;
         let (kv, fence) = (&*self.outside.kv, Some(&self.fence));
-        orders.write(kv, self.orders_at, fence).await
-    }
-
-    /// What is there, and what is to be done about it, or why nothing is.
-    async fn plan(&self, now_ms: u64) -> Result<(Arc<World>, Result<Plan, String>), CycleError> {
-        let pool = self.pool.iter().map(|(id, entry)| (id.clone(), entry.stamp));
-        let nodes = self.nodes.planned(&self.orders.decommission);
-        let mut world = World::builder(now_ms, pool, nodes)?;
-        self.nodes.tell(&mut world);
-        let world = Arc::new(world.build());
-        if self.orders.paused {
-            return Ok((world, Err("paused; `trough sync resume` goes on".to_owned())));
-        }
-        let mut rules = self.rules.clone();
-        if let Some(bytes) = self.orders.accepted_quota_bytes {
-            rules = Arc::new(rules.accepting(bytes));
-        }
-        let planned = world.clone();
-        // seconds of work in a large cluster, and the session must be renewed meanwhile
-        let planning = tokio::task::spawn_blocking(move || plan(&planned, &rules));
-        let plan = planning.await.map_err(|error| CycleError::Planner(error.to_string()))?;
-        Ok((world, plan.map_err(|refusal| refusal.to_string())))
+        orders.write(kv, self.view.orders_at, fence).await
     }
 }
 
-fn ms(duration: Duration) -> u64 {
+pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -231,6 +231,14 @@ impl Nodes {
         self.0.iter()
     }
 
+    /// Takes every node that is not there, and each of `gone`, for one that nobody waits for any more.
+    pub(super) fn give_up(&mut self, gone: &BTreeSet<NodeName>) {
+        for (name, known) in &mut self.0 {
+            known.registered &= !gone.contains(name);
+            known.lost_since_ms = (!known.registered).then_some(0);
+        }
+    }
+
     /// The nodes as the planner takes them.
     pub(super) fn planned(&self, decommission: &BTreeSet<NodeName>) -> Vec<planner::Node> {
         let node = |(name, known): (&NodeName, &Known)| {

@@ -150,6 +150,14 @@ impl Rules {
         rules
     }
 
+    /// The same without a cap on what one cycle begins to move: what is to be moved in all.
+    #[must_use]
+    pub fn uncapped(&self) -> Self {
+        let mut rules = self.clone();
+        rules.settings.moved_bytes_max = u64::MAX;
+        rules
+    }
+
     /// The rules in order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules

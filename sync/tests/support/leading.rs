@@ -26,7 +26,7 @@ pub const LOST_MS: u64 = 60_000;
 /// Of readers that only look.
 const NO_WAIT: Duration = Duration::ZERO;
 /// Every file of the pool.
-const LENGTH: usize = 4096;
+pub const LENGTH: usize = 4096;
 
 const PATIENT: KvTimeouts = KvTimeouts { connect_ms: 10_000, call_ms: 20_000 };
 

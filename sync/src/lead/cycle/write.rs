@@ -32,20 +32,21 @@ impl Lead {
         let mut rewrite = BTreeMap::new();
         if self.doubted_at.elapsed() >= Duration::from_secs(self.settings.doubt_s) {
             self.doubted_at = Instant::now();
-            self.nodes.doubt();
+            self.view.nodes.doubt();
             self.table.doubt();
             let told =
                 |(name, known): (&NodeName, &Known)| (name.clone(), known.assigned().to_vec());
-            rewrite = self.nodes.iter().filter(|(_, known)| known.was_told()).map(told).collect();
+            rewrite =
+                self.view.nodes.iter().filter(|(_, known)| known.was_told()).map(told).collect();
         }
         let (mut written, more) = self.write_pool(&planned, &unplaced).await?;
         rewrite.extend(planned);
         let (kv, fence) = (&*self.outside.kv, &self.fence);
-        written = written + self.nodes.write(kv, fence, self.epoch, rewrite).await?;
+        written = written + self.view.nodes.write(kv, fence, self.epoch, rewrite).await?;
         if more {
             written = written + self.write_pool(&BTreeMap::new(), &unplaced).await?.0;
         }
-        if self.nodes.iter().all(|(_, known)| known.held().is_some() || !known.registered()) {
+        if self.view.nodes.iter().all(|(_, known)| known.held().is_some() || !known.registered()) {
             self.earlier = Vec::new();
         }
         Ok(written)
@@ -59,10 +60,10 @@ impl Lead {
         unplaced: &HashMap<SegmentId, Why>,
     ) -> Result<(Written, bool), CycleError> {
         // a pool of which no listing is known is no pool yet: readers would say 404 for what they cannot know
-        if !self.listed && self.pool.is_empty() {
+        if !self.view.listed && self.view.pool.is_empty() {
             return Ok((Written::default(), false));
         }
-        let (pool, vanished, nodes) = (&self.pool, &self.vanished, &self.nodes);
+        let (pool, vanished, nodes) = (&self.view.pool, &self.view.vanished, &self.view.nodes);
         let earlier = &self.earlier;
         let sources = Sources { pool, vanished, nodes, planned, earlier, unplaced };
         let (rows, more) = pool_rows(&sources);
@@ -73,7 +74,7 @@ impl Lead {
     /// The rows of each node to which the plan says something new.
     fn assign_rows(&self, world: &World, plan: &Plan) -> Vec<(NodeName, Vec<AssignRow>)> {
         let paths: BTreeMap<_, _> =
-            self.nodes.iter().map(|(name, known)| (name.as_str(), (name, known))).collect();
+            self.view.nodes.iter().map(|(name, known)| (name.as_str(), (name, known))).collect();
         let changed = plan.assign.iter().filter(|node| node.changed);
         let rows = |assignment: &NodeAssignment| {
             let (name, known) = paths.get(world.node(assignment.node).name.as_str())?;
@@ -81,7 +82,7 @@ impl Lead {
                 known.assigned().iter().map(|row| (&row.id, row)).collect();
             let row = |entry: &Entry| {
                 let id = world.segment_id(entry.segment);
-                let path = match (self.pool.get(id), told.get(id)) {
+                let path = match (self.view.pool.get(id), told.get(id)) {
                     (Some(entry), _) => entry.path.clone(),
                     (None, Some(row)) => row.path(),
                     (None, None) => StorePath::published(id),
@@ -96,10 +97,11 @@ impl Lead {
     /// Forgets nodes that a person took away, that are gone, and of which nothing is needed any more.
     pub(super) async fn forget_decommissioned(&mut self) -> Result<(), CycleError> {
         let gone: Vec<NodeName> = self
+            .view
             .nodes
             .iter()
             .filter(|(name, known)| {
-                self.orders.decommission.contains(*name)
+                self.view.orders.decommission.contains(*name)
                     && !known.registered()
                     && known.assigned().is_empty()
             })
@@ -107,7 +109,7 @@ impl Lead {
             .collect();
         for name in gone {
             let kv = &*self.outside.kv;
-            if self.nodes.forget(kv, &self.fence, &name).await? {
+            if self.view.nodes.forget(kv, &self.fence, &name).await? {
                 Orders::change(kv, |orders| orders.decommission.retain(|other| *other != name))
                     .await?;
                 tracing::info!(node = %name, "decommissioned and gone; forgotten");
