@@ -76,6 +76,9 @@ pub enum Sync {
     /// Be a candidate for the lead of the cluster, which lists the deep store and says which node holds what
     #[command(after_help = LEAD_HELP)]
     Lead,
+    /// Say what the lead would do now, or without some nodes, by this machine's settings; nothing is changed
+    #[command(after_help = PLAN_HELP)]
+    Plan(Plan),
     /// What a person may tell one that runs
     #[command(flatten)]
     Order(Order),
@@ -127,6 +130,31 @@ Example of DIR/trough.toml:
   url = \"hdfs://namenode:8020/trough\"
 
 `trough up --lead` runs one beside everything else.";
+
+const PLAN_HELP: &str = "\
+Examples:
+  trough sync plan                              what is still to be done
+  trough sync plan --decommission worker-3      before `trough sync decommission worker-3`
+  trough sync plan --without worker-3           what its loss would cost, and whether all still has a place
+  trough sync plan --set plan.copies=3          what another rule would cost
+
+It looks at the registry and lists the deep store (not while the cluster is paused), and plans as the lead
+does, but for all cycles in one: what moves is not capped, and nodes that are gone are not waited for.
+Needs no lead, and changes nothing.";
+
+/// Options of `trough sync plan`.
+#[derive(Debug, Clone, Args)]
+pub struct Plan {
+    /// As if this node were to be emptied; may be given again
+    #[arg(long, value_name = "NODE")]
+    pub decommission: Vec<String>,
+    /// As if this node were gone for good; may be given again
+    #[arg(long, value_name = "NODE")]
+    pub without: Vec<String>,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 const DECOMMISSION_HELP: &str = "\
 Examples:

@@ -5,10 +5,12 @@
 //! how the layers are joined is said in [`wiring`] alone.
 
 pub mod cli;
+mod columns;
 pub mod config;
 mod http;
 pub mod logging;
 mod orders;
+mod plan;
 pub mod put;
 pub mod query;
 pub mod rows;

@@ -138,6 +138,12 @@ pub fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
 }
 
+/// How much of `whole` a part is, in percent.
+pub fn percent(part: u64, whole: u64) -> String {
+    let percent = part.saturating_mul(100).checked_div(whole).unwrap_or(0);
+    format!("{percent} %")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CheckConfig, Cli, Command, Shared, Sync};
 use crate::config::{self, Config, Sources};
-use crate::{logging, orders, put, query, signals, status, up, wiring};
+use crate::{logging, orders, plan, put, query, signals, status, up, wiring};
 
 /// Exit status for settings that cannot be used and for everything else that is no result of the command.
 const FAILED: u8 = 1;
@@ -55,6 +55,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Sync(Sync::Local) => serve(shared, "run the synchronizer", wiring::sync_local),
         Command::Sync(Sync::Lead) => {
             serve(shared, "run a candidate for the lead", wiring::sync_lead)
+        }
+        Command::Sync(Sync::Plan(options)) => {
+            runtime()?.block_on(plan::run(&load(shared)?, options))
         }
         Command::Sync(Sync::Order(order)) => {
             runtime()?.block_on(orders::run(&load(shared)?, order))

@@ -35,7 +35,7 @@ mod control;
 mod discovery;
 mod elsewhere;
 
-pub use cluster::{kv, sync_lead};
+pub use cluster::{kv, outside, sync_lead};
 
 use control::Control;
 

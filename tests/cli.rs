@@ -50,8 +50,14 @@ fn query(head: &'static str, body: &'static str, format: &str) -> Output {
 
 #[test]
 fn help_teaches_with_examples() {
-    for arguments in [&["--help"][..], &["up", "--help"], &["put", "--help"], &["query", "--help"]]
-    {
+    for arguments in [
+        &["--help"][..],
+        &["up", "--help"],
+        &["put", "--help"],
+        &["query", "--help"],
+        &["sync", "plan", "--help"],
+        &["sync", "decommission", "--help"],
+    ] {
         let output = run(BINARY, arguments);
         assert!(output.status.success());
         assert!(text(&output.stdout).contains("Examples:\n"), "{arguments:?}");
@@ -71,6 +77,7 @@ fn what_is_for_a_cluster_says_so_on_a_machine_on_its_own() {
         refused(&["sync", order]);
     }
     refused(&["sync", "decommission", "a"]);
+    refused(&["sync", "plan"]);
     // what only the lead must say is asked for where it runs
     let set = ["--set", "registry.kind=consul", "--set", "node.name=a"];
     let others = ["--set", "node.read_address=a:1", "--set", "node.manager_address=a:2"];

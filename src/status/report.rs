@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use sync::local::status::LocalStatus;
 
-use crate::rows::bytes;
+use crate::columns;
+use crate::rows::{bytes, percent};
 
 /// The most problems that are listed; `--json` has them all.
 const PROBLEMS_SHOWN: usize = 20;
@@ -42,11 +43,7 @@ pub fn render(status: &LocalStatus, now_ms: u64) -> String {
     if let Some(more @ 1..) = status.problems.len().checked_sub(PROBLEMS_SHOWN) {
         lines.push(("not held", format!("and {more} more; `--json` lists them")));
     }
-    lines.into_iter().fold(String::new(), |mut text, (name, value)| {
-        // writing to a string does not fail
-        let _ = writeln!(text, "{name:<12}{value}");
-        text
-    })
+    columns::named(lines)
 }
 
 /// The first of what a listing has to say, and how much more there is.
@@ -89,8 +86,8 @@ fn segments(status: &LocalStatus) -> String {
 fn cache(status: &LocalStatus) -> String {
     let cache = &status.cache;
     let used = cache.objects_bytes + cache.incoming_bytes;
-    let percent = used.saturating_mul(100).checked_div(cache.quota_bytes).unwrap_or(0);
-    let mut text = format!("{} of {} ({percent} %)", bytes(used), bytes(cache.quota_bytes));
+    let quota = cache.quota_bytes;
+    let mut text = format!("{} of {} ({})", bytes(used), bytes(quota), percent(used, quota));
     if cache.quarantine_bytes > 0 {
         // writing to a string does not fail
         let _ = write!(text, "; {} in quarantine", bytes(cache.quarantine_bytes));
@@ -140,9 +137,9 @@ fn work(status: &LocalStatus) -> String {
 fn scrub(status: &LocalStatus, now_ms: u64) -> String {
     let figure = |name: &str| status.scrub.as_ref().and_then(|figures| figures.get(name));
     let time = |name: &str| figure(name).and_then(Value::as_u64);
-    let percent = |name: &str| 100.0 * figure(name).and_then(Value::as_f64).unwrap_or(0.0);
+    let share = |name: &str| 100.0 * figure(name).and_then(Value::as_f64).unwrap_or(0.0);
     let mut text = if figure("running").and_then(Value::as_bool) == Some(true) {
-        let (done, share) = (percent("progress"), percent("disk_share"));
+        let (done, share) = (share("progress"), share("disk_share"));
         let pace = match figure("pace").and_then(Value::as_str) {
             Some("period") => ", more than its share, to keep its period",
             Some("disk_share_max") => "; it cannot keep its period, the disk is too slow",

@@ -13,4 +13,5 @@ mod steps;
 mod leads;
 mod machines;
 mod orders;
+mod plan;
 mod reads;
