@@ -55,7 +55,7 @@ pub enum Command {
     Put(Put),
     /// Ask a segment with SQL and print the rows
     Query(Query),
-    /// Show what this machine holds, what is pending and what was refused
+    /// Show what this machine holds, what is pending and what was refused; or how its cluster is
     Status(Status),
     /// Check the settings, or print them all with their defaults
     CheckConfig(CheckConfig),
@@ -247,13 +247,30 @@ pub enum Format {
     Csv,
 }
 
+const STATUS_HELP: &str = "\
+Examples:
+  trough status                  a machine on its own: what it holds; a cluster: who leads, its nodes, what moves
+  trough status --node           a node of a cluster: what this machine holds
+  trough status --watch          the same again every 2 seconds, until Ctrl-C
+  trough status --json | jq '.nodes[] | select(.registered | not) | .name'
+
+Exit status: 0; 3 when the synchronizer, or the registry of the cluster, does not answer. What can be said
+without it is shown all the same.";
+
 /// Options of `trough status`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = STATUS_HELP)]
 pub struct Status {
-    /// Print the synchronizer's whole answer as JSON
+    /// Print everything as JSON, one document a line
     #[arg(long)]
     pub json: bool,
-    /// Synchronizer to ask [default: the one of the settings, http://127.0.0.1:6112]
+    /// Show it again every 2 seconds until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+    /// This machine's synchronizer, also on a node of a cluster
+    #[arg(long, visible_alias = "local")]
+    pub node: bool,
+    /// The synchronizer at this address [default: the one of the settings, http://127.0.0.1:6112]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
 }

@@ -10,7 +10,7 @@ use crate::config::Config;
 mod cluster;
 mod local;
 
-pub use cluster::describe;
+pub use cluster::{describe, who};
 use local::LocalOrder;
 
 /// Gives the order and prints what holds then.

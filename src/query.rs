@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::cli::{Format, Query};
 use crate::config::Config;
 use crate::http;
-use crate::rows::{Row, RowReader, cell};
+use crate::rows::{Row, RowReader, cell, is_broken_pipe};
 
 /// The most rows of a table: it is held in memory until its columns' widths are known, and nobody reads more.
 const TABLE_ROWS_MAX: usize = 10_000;
@@ -81,14 +81,6 @@ fn read_statement(input: impl Read) -> anyhow::Result<String> {
     let mut sql = String::new();
     input.take(SQL_BYTES_MAX).read_to_string(&mut sql).context("read the statement")?;
     Ok(sql)
-}
-
-/// Whoever read our output has enough, as `head` does.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 async fn show_refusal(response: Response) {

@@ -6,12 +6,17 @@
 //! Invariant: an answer without its `]` is an error, never a shorter answer.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
+use sync::registry::Epoch;
 
 /// The longest row that is taken, in bytes: SQLite's own limit for a value is a thousand million.
 const ROW_BYTES_MAX: usize = 1 << 30;
+
+/// What is younger needs no number.
+const JUST_NOW: Duration = Duration::from_secs(2);
 
 /// One row: the columns in the order of the SELECT, also where two have one name.
 #[derive(Debug, Clone, PartialEq)]
@@ -136,6 +141,27 @@ pub fn counted(count: usize, thing: &str) -> String {
 /// Bytes with a binary unit and three figures.
 pub fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
+}
+
+/// How long before `now_ms` it was at `at_ms`, both milliseconds since 1970.
+pub fn ago(at_ms: u64, now_ms: u64) -> String {
+    match Duration::from_millis(now_ms.saturating_sub(at_ms)) {
+        age if age < JUST_NOW => "just now".to_owned(),
+        age => format!("{} ago", indicatif::HumanDuration(age)),
+    }
+}
+
+/// An epoch without the zeroes that it is sorted by.
+pub fn short(epoch: Epoch) -> String {
+    format!("{}-{}", epoch.incarnation, epoch.index)
+}
+
+/// Whether whoever read our output has enough, as `head` does.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// How much of `whole` a part is, in percent.

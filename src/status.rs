@@ -1,45 +1,109 @@
-//! `trough status`: what this machine holds, from its synchronizer; and the one thing a person may have to
-//! answer to what it says.
+//! `trough status`: what this machine holds, or how its cluster is; and what a person may have to do about it.
+//!
+//! Invariant: what cannot be asked now is said, and the rest is shown all the same.
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sync::clock::{Clock, SystemClock};
+use sync::local::status::LocalStatus;
 
 use crate::cli::Status;
 use crate::config::Config;
-use crate::http;
+use crate::{http, rows};
 
+pub mod cluster;
 mod report;
 
-/// How long the synchronizer may be silent.
+/// How long a server may be silent.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// No synchronizer answers.
+/// Between two looks of `--watch`.
+const WATCH_PERIOD: Duration = Duration::from_secs(2);
+
+/// Moves a terminal's cursor to the upper left, and clears what is below.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// Who knows does not answer: the synchronizer, or the registry of the cluster.
 const NOT_RUNNING: u8 = 3;
+
+/// One look.
+struct Page {
+    text: String,
+    /// Whether who knows answered.
+    known: bool,
+}
 
 /// Runs the command.
 pub async fn run(config: &Config, options: &Status) -> anyhow::Result<ExitCode> {
+    match show(config, options).await {
+        // whoever read our output has enough, as `head` does
+        Err(error) if rows::is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        shown => shown,
+    }
+}
+
+async fn show(config: &Config, options: &Status) -> anyhow::Result<ExitCode> {
+    let mut output = std::io::stdout();
+    let whole_screen = options.watch && output.is_terminal() && !options.json;
+    loop {
+        let page = look(config, options).await?;
+        let before = if whole_screen { CLEAR } else { "" };
+        let after = if options.watch && !whole_screen && !options.json { "\n" } else { "" };
+        write!(output, "{before}{}{after}", page.text)?;
+        output.flush()?;
+        if !options.watch {
+            return Ok(ExitCode::from(if page.known { 0 } else { NOT_RUNNING }));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_PERIOD) => {}
+            stopped = tokio::signal::ctrl_c() => {
+                stopped.context("wait for Ctrl-C")?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+}
+
+async fn look(config: &Config, options: &Status) -> anyhow::Result<Page> {
+    if config.in_cluster() && !options.node && options.url.is_none() {
+        let status = cluster::gather(config).await?;
+        let known = status.registry.problem.is_none();
+        let text = match options.json {
+            true => format!("{}\n", serde_json::to_string(&status)?),
+            false => cluster::render(&status),
+        };
+        return Ok(Page { text, known });
+    }
     let url = match &options.url {
         Some(url) => url.clone(),
         None => http::url_of(&config.node.manager_listen)?,
     };
-    let request = http::client(Some(TIMEOUT))?.get(format!("{url}/status"));
-    let answer = match request.send().await.and_then(reqwest::Response::error_for_status) {
-        Ok(answer) => answer,
-        Err(error) => {
-            eprintln!("trough: ask the synchronizer at {url}: {:#}", anyhow::Error::new(error));
-            eprintln!("trough: is it running? `trough up` starts it");
-            return Ok(ExitCode::from(NOT_RUNNING));
+    let text = match options.json {
+        true => ask::<Value>(&url).await.map(|status| format!("{status}\n")),
+        false => {
+            let status = ask::<LocalStatus>(&url).await;
+            status.map(|status| report::render(&status, SystemClock.now_ms()))
         }
     };
-    let text = answer.text().await.context("read the synchronizer's answer")?;
-    if options.json {
-        println!("{}", text.trim_end());
-        return Ok(ExitCode::SUCCESS);
-    }
-    let status = serde_json::from_str(&text)
-        .context("understand the synchronizer's answer; is it of another version?")?;
-    print!("{}", report::render(&status, report::now_ms()));
-    Ok(ExitCode::SUCCESS)
+    Ok(match text {
+        Ok(text) => Page { text, known: true },
+        Err(error) => {
+            eprintln!("trough: ask the synchronizer at {url}: {error:#}");
+            eprintln!("trough: is it running? `trough up` starts it");
+            Page { text: String::new(), known: false }
+        }
+    })
+}
+
+/// What a server says of itself.
+async fn ask<T: DeserializeOwned>(url: &str) -> anyhow::Result<T> {
+    let request = http::client(Some(TIMEOUT))?.get(format!("{url}/status"));
+    let answer = request.send().await?.error_for_status()?;
+    let text = answer.text().await.context("read the answer")?;
+    serde_json::from_str(&text).context("understand the answer; is it of another version?")
 }

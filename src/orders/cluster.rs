@@ -15,7 +15,7 @@ use sync::table::TableReader;
 use super::local::{HEARD_TIMEOUT, post};
 use crate::cli::Order;
 use crate::config::Config;
-use crate::rows::{bytes, counted};
+use crate::rows::{bytes, counted, short};
 use crate::wiring;
 
 /// Gives the order, and says what holds then, and who leads.
@@ -72,9 +72,7 @@ pub fn describe(orders: &Orders) -> Vec<String> {
 pub fn who(leader: &Leader, epoch: Option<Epoch>) -> String {
     let Leader { node, address, .. } = leader;
     match epoch {
-        Some(Epoch { incarnation, index }) => {
-            format!("{node} at {address}, epoch {incarnation}-{index},")
-        }
+        Some(epoch) => format!("{node} at {address} in epoch {}", short(epoch)),
         None => format!("{node} at {address}"),
     }
 }

@@ -1,19 +1,17 @@
 //! The status as a person reads it.
 
 use std::fmt::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::Value;
-use sync::local::status::LocalStatus;
+use sync::local::status::{LeadView, LocalStatus};
+use sync::pool::ListingReport;
 
 use crate::columns;
-use crate::rows::{bytes, percent};
+use crate::rows::{ago, bytes, percent, short};
 
 /// The most problems that are listed; `--json` has them all.
 const PROBLEMS_SHOWN: usize = 20;
-
-/// What is younger needs no number.
-const JUST_NOW: Duration = Duration::from_secs(2);
 
 /// The most files of each kind that are named of those that a listing could not take.
 const EXAMPLES_SHOWN: usize = 5;
@@ -28,11 +26,10 @@ pub fn render(status: &LocalStatus, now_ms: u64) -> String {
         ("work", work(status)),
         ("scrub", scrub(status, now_ms)),
     ];
-    let listing = &status.store.listing;
-    let skipped = listing.skipped.values().sum();
-    examples(&mut lines, "passed over", &listing.skipped_examples, skipped);
-    examples(&mut lines, "found twice", &listing.duplicate_examples, listing.duplicates);
-    examples(&mut lines, "not seen", &listing.unseen_examples, listing.unseen);
+    if let Some(view) = &status.lead {
+        lines.insert(0, ("lead", lead(view, now_ms)));
+    }
+    listing(&mut lines, &status.store.listing);
     if let Some(held_back) = &status.removals_held_back {
         lines.push(("attention", held_back.reason.clone()));
     }
@@ -44,6 +41,14 @@ pub fn render(status: &LocalStatus, now_ms: u64) -> String {
         lines.push(("not held", format!("and {more} more; `--json` lists them")));
     }
     columns::named(lines)
+}
+
+/// What a listing passed over, found twice or could not see.
+pub fn listing(lines: &mut Vec<(&'static str, String)>, listing: &ListingReport) {
+    let skipped = listing.skipped.values().sum();
+    examples(lines, "passed over", &listing.skipped_examples, skipped);
+    examples(lines, "found twice", &listing.duplicate_examples, listing.duplicates);
+    examples(lines, "not seen", &listing.unseen_examples, listing.unseen);
 }
 
 /// The first of what a listing has to say, and how much more there is.
@@ -58,12 +63,6 @@ fn examples(
     if let Some(more @ 1..) = count.checked_sub(shown as u64) {
         lines.push((name, format!("and {more} more; `--json` has more of them")));
     }
-}
-
-/// Milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn segments(status: &LocalStatus) -> String {
@@ -113,8 +112,29 @@ fn mount(status: &LocalStatus) -> String {
     format!("{}: live{reads}", mount.path)
 }
 
+/// The cluster's lead, as this node hears it.
+fn lead(view: &LeadView, now_ms: u64) -> String {
+    let epoch = match view.epoch {
+        Some(epoch) => format!("epoch {}", short(epoch)),
+        None => "has said nothing to this node yet".to_owned(),
+    };
+    let heard = match (&view.problem, view.heard_at_ms) {
+        (Some(problem), _) => format!("NOT HEARD (what it said last holds): {problem}"),
+        (None, Some(at)) => format!("heard {}", ago(at, now_ms)),
+        (None, None) => "not heard yet".to_owned(),
+    };
+    let counted = if view.registered { "" } else { "; the others do NOT count on this node" };
+    format!("{epoch}; {heard}{counted}")
+}
+
 fn store(status: &LocalStatus, now_ms: u64) -> String {
     let store = &status.store;
+    let paused = store.pulls_paused.as_ref().map(|why| format!("; pulls pause: {why}"));
+    let paused = paused.unwrap_or_default();
+    if status.lead.is_some() {
+        // the lead lists it
+        return format!("{}{paused}", store.address);
+    }
     let reach = match store.reachable {
         Some(true) => "reachable",
         Some(false) => "NOT WHOLLY REACHABLE (what is held stays served)",
@@ -123,8 +143,7 @@ fn store(status: &LocalStatus, now_ms: u64) -> String {
     let age = store
         .complete_listing_at_ms
         .map(|at| format!(", its last complete listing was {}", ago(at, now_ms)));
-    let paused = store.pulls_paused.as_ref().map(|why| format!("; pulls pause: {why}"));
-    format!("{}: {reach}{}{}", store.address, age.unwrap_or_default(), paused.unwrap_or_default())
+    format!("{}: {reach}{}{paused}", store.address, age.unwrap_or_default())
 }
 
 fn work(status: &LocalStatus) -> String {
@@ -170,21 +189,13 @@ fn scrub(status: &LocalStatus, now_ms: u64) -> String {
     text
 }
 
-/// How long before `now_ms` it was at `at_ms`, for people.
-fn ago(at_ms: u64, now_ms: u64) -> String {
-    match Duration::from_millis(now_ms.saturating_sub(at_ms)) {
-        age if age < JUST_NOW => "just now".to_owned(),
-        age => format!("{} ago", indicatif::HumanDuration(age)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use fsd::status::FsStatus;
     use sync::local::status::Problem;
     use sync::pool::guard::HeldBack;
-    use sync::registry::SegmentState;
+    use sync::registry::{Epoch, SegmentState};
     use sync::store::SkipReason;
 
     #[test]
@@ -243,6 +254,24 @@ mod tests {
         assert_eq!(
             at(runs, &mut status),
             "reading every file again, 25 % done, at 5 % of the disk's time; 1 damaged file found since the start"
+        );
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_says_whether_it_hears_the_lead_and_is_counted_on() {
+        let mut status = LocalStatus::default();
+        let mut view = LeadView { registered: true, heard_at_ms: Some(0), ..LeadView::default() };
+        view.epoch = Some(Epoch { incarnation: 2, index: 70 });
+        status.lead = Some(view.clone());
+        assert!(
+            render(&status, 5_000).starts_with("lead        epoch 2-70; heard 5 seconds ago\n")
+        );
+        view.problem = Some("Consul is away".into());
+        view.registered = false;
+        status.lead = Some(view);
+        let text = render(&status, 5_000);
+        assert!(
+            text.contains("NOT HEARD") && text.contains("Consul is away; the others do NOT count")
         );
     }
 

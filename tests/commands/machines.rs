@@ -15,9 +15,10 @@ use rig::consul::Consul;
 use rustix::process::{Pid, Signal, kill_process};
 use sync::lead::LeadStatus;
 use sync::store::StorePath;
+use trough::status::cluster::ClusterStatus;
 
 use crate::segment;
-use crate::steps::{free_port, http, run, text};
+use crate::steps::{free_port, run, text};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_trough");
@@ -235,19 +236,19 @@ lost_grace_ms = 1000
         text(&output.stderr)
     }
 
-    /// What a candidate says of itself.
-    pub fn candidate(&self, name: &str) -> Option<LeadStatus> {
-        let machine = &self.machines[name];
-        machine.running.get(&Role::Lead)?;
-        let url = format!("http://127.0.0.1:{}/status", machine.lead_port);
-        serde_json::from_str(&http("GET", &url, "").1).ok()
+    /// What `trough status` knows.
+    pub fn status(&self) -> ClusterStatus {
+        let output = self.command("a", &["status", "--json"]);
+        let said = || format!("{}{}", text(&output.stdout), text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said()))
     }
 
     /// Who leads, and what it says of itself.
     pub fn leading(&self) -> Option<(&'static str, LeadStatus)> {
-        let candidates = self.machines.keys();
-        let mut all = candidates.filter_map(|name| Some((*name, self.candidate(name)?)));
-        all.find(|(_, status)| status.epoch.is_some() && status.cycles > 0)
+        let status = self.status();
+        let leading = status.leading.filter(|it| it.epoch.is_some() && it.cycles > 0)?;
+        let leader = status.lead?.leader;
+        Some((self.machines.keys().find(|name| **name == leader.node)?, leading))
     }
 
     /// Waits until the lead is as `holds` wants it.

@@ -15,3 +15,4 @@ mod machines;
 mod orders;
 mod plan;
 mod reads;
+mod status;

@@ -41,6 +41,13 @@ pub struct NodeReport {
     pub draining: u64,
 }
 
+impl NodeReport {
+    /// Whether it is there.
+    pub fn is_registered(&self) -> bool {
+        !matches!(self.state, NodeState::Lost { .. })
+    }
+}
+
 /// Every node that is known, by name.
 #[derive(Debug, Default)]
 pub(super) struct Nodes(BTreeMap<NodeName, Known>);

@@ -17,12 +17,11 @@ use tracing::{info, warn};
 
 use super::cycle::{CycleError, CycleReport, CycleSettings, Lead, LeadOutside};
 use super::election::{Candidate, Leader, Term};
-use super::nodes::NodeReport;
 use super::orders::ORDERS_KEY;
 use crate::kv::{Kv, KvError, Watched, Watcher, notify_changes};
 use crate::metrics;
 use crate::node::{NODES_KEY, NodeName};
-use crate::planner::{NodeState, Rules};
+use crate::planner::Rules;
 use crate::pool::ListingReport;
 use crate::registry::Epoch;
 use crate::table::TableError;
@@ -261,9 +260,9 @@ impl LeadService {
     fn done(&mut self, report: CycleReport) {
         let at_ms = report.begun_at_ms;
         metrics::cycled(&report);
-        let there = |node: &&NodeReport| !matches!(node.state, NodeState::Lost { .. });
         if report.unplanned.is_none() {
-            self.nodes = report.nodes.iter().filter(there).map(|node| node.name.clone()).collect();
+            let there = report.nodes.iter().filter(|node| node.is_registered());
+            self.nodes = there.map(|node| node.name.clone()).collect();
         }
         self.tell(|status| {
             if let (Some(took_ms), Some(report)) = (report.list_ms, &report.listing) {
