@@ -57,6 +57,8 @@ pub enum Command {
     Query(Query),
     /// Show what this machine holds, what is pending and what was refused; or how its cluster is
     Status(Status),
+    /// List the segments of the pool, who holds them, and those that are not held
+    Segments(Segments),
     /// Check the settings, or print them all with their defaults
     CheckConfig(CheckConfig),
     /// Run the mount alone (`trough up` starts it for you)
@@ -241,7 +243,7 @@ pub struct Query {
 pub enum Format {
     /// Columns for reading, at most 10,000 rows
     Table,
-    /// The reader's answer as it is: one JSON array of objects
+    /// One JSON array of objects, as the reader answers
     Json,
     /// A head line and one line a row
     Csv,
@@ -273,6 +275,41 @@ pub struct Status {
     /// The synchronizer at this address [default: the one of the settings, http://127.0.0.1:6112]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+}
+
+const SEGMENTS_HELP: &str = "\
+Examples:
+  trough segments
+  trough segments --where 'copies < 2'
+  trough segments --where \"has(holders, 'worker-3')\"
+  trough segments --where \"id GLOB 'web-2026-*' AND length > 1e9\" --format csv
+  trough segments --where \"mtime_ms > 1000 * unixepoch('now', '-1 day')\"
+
+CONDITION is what SQL has after WHERE, on these columns:
+  id        the segment
+  state     held; short: a copy of it has no place; pending: nobody has it yet; no_place: nobody can have it;
+            refused: what the deep store has is no sound segment; vanished: the deep store does not show it any
+            more, and it stays until `trough sync accept-removals`
+  length    of the version that the deep store has, in bytes
+  mtime_ms  when that was published, milliseconds since 1970
+  tag       the beginning of the digest of what is served
+  copies    how many nodes answer for it
+  holders   which, joined by commas
+  unplaced  why a copy of it has no place, or it is not held
+  vanished  1 where state is vanished, else 0
+
+Exit status: 0; 2 a CONDITION that cannot be used; 3 nobody knows the pool now.";
+
+/// Options of `trough segments`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = SEGMENTS_HELP)]
+pub struct Segments {
+    /// Only segments for which this SQL condition holds
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub condition: Option<String>,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
 }
 
 /// Options of `trough check-config`.

@@ -15,6 +15,7 @@ pub mod put;
 pub mod query;
 pub mod rows;
 mod run;
+mod segments;
 pub mod signals;
 pub mod status;
 pub mod up;

@@ -3,23 +3,19 @@
 //! Invariant: exit status 0 means that the whole answer was printed. What the reader says when it refuses is
 //! printed as it came.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use fsd::segment::SegmentId;
 use futures::StreamExt;
 use reqwest::{Response, StatusCode};
-use serde_json::Value;
 
 use crate::cli::{Format, Query};
 use crate::config::Config;
 use crate::http;
-use crate::rows::{Row, RowReader, cell, is_broken_pipe};
-
-/// The most rows of a table: it is held in memory until its columns' widths are known, and nobody reads more.
-const TABLE_ROWS_MAX: usize = 10_000;
+use crate::rows::print::Printer;
+use crate::rows::{Row, RowReader, is_broken_pipe};
 
 /// The most bytes of a statement that is read from standard input.
 const SQL_BYTES_MAX: u64 = 64 << 20;
@@ -63,9 +59,12 @@ pub async fn run(config: &Config, options: &Query) -> anyhow::Result<ExitCode> {
     }
     let output = std::io::BufWriter::new(std::io::stdout().lock());
     let printed = match options.format {
-        Format::Json => print_json(response, output).await,
-        Format::Csv => print_csv(response, output).await,
-        Format::Table => print_table(response, output).await,
+        Format::Json => pass_on(response, output).await,
+        format => {
+            let mut printer = Printer::new(format, output);
+            let all = each_row(response, |row| printer.row(row)).await;
+            printer.end(all)
+        }
     };
     match printed {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -102,7 +101,7 @@ async fn show_refusal(response: Response) {
 }
 
 /// Passes the answer through; only its end is looked at.
-async fn print_json(response: Response, mut output: impl Write) -> anyhow::Result<()> {
+async fn pass_on(response: Response, mut output: impl Write) -> anyhow::Result<()> {
     let mut body = response.bytes_stream();
     let mut end = Vec::new();
     while let Some(piece) = body.next().await {
@@ -127,70 +126,3 @@ async fn each_row(
     }
     Ok(reader.finish()?)
 }
-
-async fn print_csv(response: Response, output: impl Write) -> anyhow::Result<()> {
-    let mut writer = csv::Writer::from_writer(output);
-    let mut first = true;
-    let printed = each_row(response, |row| {
-        if std::mem::take(&mut first) {
-            writer.write_record(row.0.iter().map(|(name, _)| name))?;
-        }
-        Ok(writer.write_record(row.0.iter().map(|(_, value)| cell(value)))?)
-    })
-    .await;
-    // also what came before an error is shown
-    writer.flush()?;
-    printed
-}
-
-async fn print_table(response: Response, mut output: impl Write) -> anyhow::Result<()> {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    // only a terminal has a width to fit into
-    table.set_content_arrangement(match std::io::stdout().is_terminal() {
-        true => ContentArrangement::Dynamic,
-        false => ContentArrangement::Disabled,
-    });
-    let mut count = 0;
-    let mut numeric: Vec<bool> = Vec::new();
-    let read = each_row(response, |row| {
-        if count == 0 {
-            table.set_header(row.0.iter().map(|(name, _)| name));
-            numeric = vec![true; row.0.len()];
-        }
-        if count == TABLE_ROWS_MAX {
-            return Err(TooMany.into());
-        }
-        count += 1;
-        for (numeric, (_, value)) in numeric.iter_mut().zip(&row.0) {
-            *numeric &= matches!(value, Value::Number(_) | Value::Null);
-        }
-        table.add_row(row.0.iter().map(|(_, value)| cell(value)));
-        Ok(())
-    })
-    .await;
-    for (column, _) in numeric.iter().enumerate().filter(|(_, numeric)| **numeric) {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    if count > 0 {
-        writeln!(output, "{table}")?;
-    }
-    match read {
-        Ok(()) => writeln!(output, "{}", crate::rows::counted(count, "row"))?,
-        Err(error) if error.is::<TooMany>() => writeln!(
-            output,
-            "the first {count} rows; `--format csv` or `--format json` print them all"
-        )?,
-        Err(error) => {
-            output.flush()?;
-            return Err(error);
-        }
-    }
-    Ok(output.flush()?)
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("more rows than a table shows")]
-struct TooMany;

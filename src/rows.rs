@@ -15,6 +15,8 @@ use sync::registry::Epoch;
 /// The longest row that is taken, in bytes: SQLite's own limit for a value is a thousand million.
 const ROW_BYTES_MAX: usize = 1 << 30;
 
+pub mod print;
+
 /// What is younger needs no number.
 const JUST_NOW: Duration = Duration::from_secs(2);
 

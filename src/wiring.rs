@@ -126,7 +126,8 @@ pub fn publisher(config: &Config, on_progress: OnProgress) -> anyhow::Result<Pub
     Ok(Publisher::new(store, registry(config)?, config.publish.clone(), holder, on_progress))
 }
 
-fn registry(config: &Config) -> anyhow::Result<Arc<dyn Registry>> {
+/// The registry of a machine on its own.
+pub fn registry(config: &Config) -> anyhow::Result<Arc<dyn Registry>> {
     let path: PathBuf = config.registry.path.clone();
     Ok(Arc::new(SqliteRegistry::open(path)?))
 }

@@ -113,3 +113,17 @@ fn a_hang_up_replaces_the_mount_process_without_a_failed_open() {
     trough.wait_answers("ohio", 1);
     assert_eq!(trough.mounts(), 1);
 }
+
+#[test]
+fn the_segments_of_a_machine_are_listed_with_what_became_of_them() {
+    let trough = Trough::started();
+    trough.put("ohio", 1);
+    trough.put("utah", 1);
+    trough.wait_answers("ohio", 1);
+    trough.wait_answers("utah", 1);
+    let csv = |condition: &str| {
+        text(&trough.command(&["segments", "--where", condition, "--format", "csv"]).stdout)
+    };
+    until("both are held", || csv("state = 'held' AND copies = 1").lines().count() == 3);
+    assert!(csv("id GLOB 'u*'").lines().nth(1).unwrap().starts_with("utah,held,"));
+}

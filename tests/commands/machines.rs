@@ -123,6 +123,16 @@ impl Cluster {
         self.machines.insert(name, machine);
     }
 
+    /// Adds a setting to a section of a machine's file.
+    pub fn set(&self, name: &str, key: &str, value: &str) {
+        let file = self.machines[name].dir.join("trough.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (section, key) = key.rsplit_once('.').unwrap();
+        let head = format!("[{section}]\n");
+        assert!(text.contains(&head), "{head} is not there");
+        std::fs::write(file, text.replace(&head, &format!("{head}{key} = {value}\n"))).unwrap();
+    }
+
     fn settings(&self, name: &str, machine: &Machine) -> String {
         let mut text = format!("[node]\nname = \"{name}\"\n");
         for (server, port) in [

@@ -15,4 +15,5 @@ mod machines;
 mod orders;
 mod plan;
 mod reads;
+mod segments;
 mod status;
