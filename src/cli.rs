@@ -49,7 +49,7 @@ pub struct Shared {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run everything on this machine: mount, synchronizer and reader
+    /// Run everything on this machine: mount, synchronizer and reader; alone, or as a node of a cluster
     Up(Up),
     /// Publish SQLite files as segments in the deep store
     Put(Put),
@@ -175,7 +175,14 @@ Examples:
 Ctrl-C stops everything and leaves nothing mounted. SIGHUP replaces the process that owns the mount without
 a failed open. DIR/trough.toml is written at the first start with every default in it; edit it and start
 again. A port other than the default must be given, or written into the file, so that `trough query` and
-`trough status` find it.";
+`trough status` find it.
+
+A cluster, with a Consul agent on each machine; on worker-1 of three:
+  trough up --dir /srv/trough --store hdfs://namenode:8020/trough --set registry.kind=consul \\
+     --set node.read_listen=10.0.0.1:6444 --set node.manager_listen=10.0.0.1:6112 \\
+     --set node.lead_listen=10.0.0.1:6111 --set manager.insecure_open=true --lead
+The same on the others with their addresses; --lead on two or three of them. `trough status` on any of them
+shows all.";
 
 /// Options of `trough up`.
 #[derive(Debug, Clone, Args)]
@@ -190,6 +197,9 @@ pub struct Up {
     /// Port of the synchronizer's status on 127.0.0.1 [default: 6112]
     #[arg(long, value_name = "PORT")]
     pub manager_port: Option<u16>,
+    /// Run a candidate for the lead of the cluster, too, as lead.candidate = true does
+    #[arg(long)]
+    pub lead: bool,
 }
 
 const PUT_HELP: &str = "\

@@ -1,4 +1,5 @@
-//! `trough up`: the mount, the synchronizer and the reader of one machine as child processes.
+//! `trough up`: the mount, the synchronizer and the reader of one machine as child processes; on a node of a cluster
+//! also a candidate for the lead, where it is to be one.
 //!
 //! Invariants: one `up` per directory; when it has ended, no child runs and nothing is mounted (S5, S10); it
 //! serves no request itself, so a child's end is never its own.
@@ -19,7 +20,7 @@ use fsd::view::{MountState, MountView};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Shared, Up};
-use crate::config::{Config, FILE_NAME, Sources, first_file};
+use crate::config::{Config, FILE_NAME, Server, Sources, first_file};
 use crate::{logging, signals};
 
 pub mod backoff;
@@ -112,6 +113,9 @@ fn overrides(shared: &Shared, options: &Up) -> Vec<String> {
     {
         overrides.extend(port.map(|port| format!("{key}=\"127.0.0.1:{port}\"")));
     }
+    if options.lead {
+        overrides.push("lead.candidate=true".to_owned());
+    }
     overrides
 }
 
@@ -141,13 +145,19 @@ fn write_first_file(shared: &Shared) -> anyhow::Result<bool> {
 
 /// A port in use is said here, once, instead of by a child again and again.
 fn check_ports(config: &Config) -> anyhow::Result<()> {
-    for (setting, flag, listen) in [
-        ("node.read_listen", "--read-port", &config.node.read_listen),
-        ("node.manager_listen", "--manager-port", &config.node.manager_listen),
+    for (server, way) in [
+        (Server::Read, "--read-port or "),
+        (Server::Manager, "--manager-port or "),
+        (Server::Lead, ""),
     ] {
-        let address: SocketAddr = listen.parse().with_context(|| format!("read {setting}"))?;
+        if server == Server::Lead && !config.lead.candidate {
+            continue;
+        }
+        let setting = server.listen_setting();
+        let address: SocketAddr =
+            config.listen(server).parse().with_context(|| format!("read {setting}"))?;
         std::net::TcpListener::bind(address).with_context(|| {
-            format!("listen on {address}; choose another port with {flag} or {setting}")
+            format!("listen on {address}; choose another port with {way}{setting}")
         })?;
     }
     Ok(())
@@ -188,9 +198,13 @@ fn children(shared: &Shared, sources: &Sources, config: &Config) -> anyhow::Resu
         let stop_wait = STOP_WAIT + Duration::from_millis(requests_ms);
         ChildSpec { name, program: program.clone(), args, stop_wait }
     };
-    Ok(vec![
+    let mut children = vec![
         spec("fsd", &["fsd"], 0),
         spec("sync", &["sync", "local"], config.manager.http.stop_ms),
         spec("read", &["read"], config.read.http.stop_ms),
-    ])
+    ];
+    if config.lead.candidate {
+        children.push(spec("lead", &["sync", "lead"], config.manager.http.stop_ms));
+    }
+    Ok(children)
 }

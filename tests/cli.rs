@@ -78,6 +78,7 @@ fn what_is_for_a_cluster_says_so_on_a_machine_on_its_own() {
     }
     refused(&["sync", "decommission", "a"]);
     refused(&["sync", "plan"]);
+    refused(&["up", "--lead"]);
     // what only the lead must say is asked for where it runs
     let set = ["--set", "registry.kind=consul", "--set", "node.name=a"];
     let others = ["--set", "node.read_address=a:1", "--set", "node.manager_address=a:2"];

@@ -1,11 +1,11 @@
-//! Waits until the mount, the synchronizer and the reader answer, and says so.
+//! Waits until the mount and each server answer, and says so.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fsd::view::{MountState, MountView};
 
-use crate::config::Config;
+use crate::config::{Config, Server};
 use crate::http;
 
 /// Between two looks.
@@ -15,7 +15,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// After this long a person is told what does not answer yet; the wait goes on.
 const IMPATIENT_AFTER: Duration = Duration::from_secs(30);
 
-/// Ends when all three answer.
+/// Ends when all of them answer.
 pub async fn wait(config: &Config) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut told = false;
@@ -38,13 +38,19 @@ async fn missing(config: &Config) -> anyhow::Result<Vec<&'static str>> {
     if !is_mounted(&config.mount.mountpoint).await {
         missing.push("the mount");
     }
-    for (name, listen, path) in [
-        ("the synchronizer", &config.node.manager_listen, "health"),
-        ("the reader", &config.node.read_listen, "health"),
+    for (name, server) in [
+        ("the synchronizer", Server::Manager),
+        ("the reader", Server::Read),
+        ("the candidate for the lead", Server::Lead),
     ] {
-        let url = format!("{}/{path}", http::url_of(listen)?);
+        let is_lead = server == Server::Lead;
+        if is_lead && !config.lead.candidate {
+            continue;
+        }
+        let url = format!("{}/health", http::url_of(config.listen(server))?);
         let answer = http::client(Some(LOOK_TIMEOUT))?.get(url).send().await;
-        if !answer.is_ok_and(|answer| answer.status().is_success()) {
+        // whether anybody leads depends on others, too
+        if !answer.is_ok_and(|answer| is_lead || answer.status().is_success()) {
             missing.push(name);
         }
     }

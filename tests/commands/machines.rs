@@ -34,6 +34,7 @@ pub enum Role {
     Local,
     Lead,
     Read,
+    Up,
 }
 
 impl Role {
@@ -43,6 +44,7 @@ impl Role {
             Self::Local => &["sync", "local"],
             Self::Lead => &["sync", "lead"],
             Self::Read => &["read"],
+            Self::Up => &["up"],
         }
     }
 }
@@ -59,7 +61,7 @@ pub struct Machine {
 /// All that there is.
 pub struct Cluster {
     pub consul: Consul,
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
     pub machines: BTreeMap<&'static str, Machine>,
     allowed: Vec<&'static str>,
 }
@@ -111,6 +113,13 @@ impl Cluster {
 
     /// A machine with its settings; nothing runs on it yet.
     pub fn add(&mut self, name: &'static str) {
+        self.add_bare(name);
+        let machine = &self.machines[name];
+        std::fs::write(machine.dir.join("trough.toml"), self.settings(name, machine)).unwrap();
+    }
+
+    /// A machine without settings.
+    pub fn add_bare(&mut self, name: &'static str) {
         let machine = Machine {
             dir: self.dir.path().join(name),
             read_port: free_port(),
@@ -119,7 +128,6 @@ impl Cluster {
             running: BTreeMap::new(),
         };
         std::fs::create_dir(&machine.dir).unwrap();
-        std::fs::write(machine.dir.join("trough.toml"), self.settings(name, &machine)).unwrap();
         self.machines.insert(name, machine);
     }
 
@@ -189,11 +197,16 @@ lost_grace_ms = 1000
 
     /// One process.
     pub fn start(&mut self, name: &'static str, role: Role) {
+        self.start_with(name, role, &[]);
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(&mut self, name: &'static str, role: Role, arguments: &[String]) {
         let machine = self.machines.get_mut(name).unwrap();
         let path = machine.dir.join(format!("{role:?}.log"));
         let log = File::options().create(true).append(true).open(path).unwrap();
         let mut command = Command::new(BINARY);
-        command.args(role.command()).arg("--dir").arg(&machine.dir);
+        command.args(role.command()).arg("--dir").arg(&machine.dir).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).env_remove("TROUGH_LOG");
         let before = machine.running.insert(role, command.spawn().unwrap());
         assert!(before.is_none(), "{role:?} runs on {name} already");

@@ -17,3 +17,4 @@ mod plan;
 mod reads;
 mod segments;
 mod status;
+mod up;
