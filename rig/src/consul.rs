@@ -1,13 +1,12 @@
 //! A real Consul on loopback: one server with its data on the disk, which a test can pause, kill, restart and
 //! empty. `rig/consul/consul.sh` does the work; this is its face in Rust.
 //!
-//! Invariant: nothing outlives the test process, however it ends: the script's watchdog sees to it.
-//!
 //! Left out: several servers and hosts of their own. [`Server`] names one, so that they have a place here.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+
+use crate::script::Rig;
 
 /// One Consul server of the rig, numbered from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +21,7 @@ impl fmt::Display for Server {
 /// A running Consul; dropping it stops it and removes its data.
 #[derive(Debug)]
 pub struct Consul {
-    dir: PathBuf,
+    rig: Rig,
     address: String,
     dns_port: u16,
     https_port: u16,
@@ -41,21 +40,10 @@ impl Consul {
     }
 
     fn start_as(verb: &str) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("trough-consul-")
-            .tempdir()
-            .expect("a temporary directory for the Consul rig")
-            .keep();
-        let owner = rustix::process::getpid().as_raw_nonzero().to_string();
-        run(&dir, verb, &[&owner]);
-        let env = std::fs::read_to_string(dir.join("env")).expect("the rig's env file");
-        let value = |name: &str| {
-            let found = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            found.unwrap_or_else(|| panic!("no {name} in the rig's env file")).to_owned()
-        };
-        let port = |name: &str| value(name).parse().expect("a port in the rig's env file");
+        let rig = Rig::start("consul/consul.sh", "trough-consul-", verb);
+        let port = |name: &str| rig.env(name).parse().expect("a port in the rig's env file");
         let (dns_port, https_port) = (port("dns_port"), port("https_port"));
-        Self { address: value("CONSUL_HTTP_ADDR"), dns_port, https_port, dir }
+        Self { address: rig.env("CONSUL_HTTP_ADDR"), dns_port, https_port, rig }
     }
 
     /// `https://127.0.0.1:PORT`; only one that was started secure answers there.
@@ -75,60 +63,31 @@ impl Consul {
 
     /// Where configuration, logs and data lie.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.rig.dir()
     }
 
     /// SIGSTOP: it hangs, its connections stay.
     pub fn pause(&self, server: Server) {
-        run(&self.dir, "pause", &[&server.to_string()]);
+        self.rig.run("pause", &[&server.to_string()]);
     }
 
     /// SIGCONT.
     pub fn resume(&self, server: Server) {
-        run(&self.dir, "resume", &[&server.to_string()]);
+        self.rig.run("resume", &[&server.to_string()]);
     }
 
     /// SIGKILL.
     pub fn kill(&self, server: Server) {
-        run(&self.dir, "kill", &[&server.to_string()]);
+        self.rig.run("kill", &[&server.to_string()]);
     }
 
     /// Starts it with its data, and waits until all of the rig is ready.
     pub fn restart(&self, server: Server) {
-        run(&self.dir, "restart", &[&server.to_string()]);
+        self.rig.run("restart", &[&server.to_string()]);
     }
 
     /// Kills everything and starts it empty on the same ports.
     pub fn restart_empty(&self) {
-        run(&self.dir, "empty", &[]);
+        self.rig.run("empty", &[]);
     }
-}
-
-impl Drop for Consul {
-    fn drop(&mut self) {
-        let stopped = script(&self.dir, "stop", &[]);
-        if stopped.status.success() {
-            let _ = std::fs::remove_dir_all(&self.dir);
-        }
-    }
-}
-
-fn script(dir: &Path, verb: &str, args: &[&str]) -> Output {
-    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/consul/consul.sh"))
-        .arg(verb)
-        .arg(dir)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("rig/consul/consul.sh runs")
-}
-
-fn run(dir: &Path, verb: &str, args: &[&str]) {
-    let output = script(dir, verb, args);
-    assert!(
-        output.status.success(),
-        "consul.sh {verb} {args:?} failed: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }

@@ -1,15 +1,14 @@
 //! A real HDFS on loopback: a NameNode and three DataNodes, each a JVM of its own that a test can pause, kill
 //! and restart. `rig/hdfs/hdfs.sh` does the work; this is its face in Rust.
-//!
-//! Invariant: nothing outlives the test process, however it ends: the script's watchdog sees to it.
 
 use std::fmt;
 use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
+
+use crate::script::Rig;
 
 /// How long a DataNode may take to get the replica of a file that is closed.
 const REPLICATION_PATIENCE: Duration = Duration::from_secs(60);
@@ -38,7 +37,7 @@ impl fmt::Display for Process {
 /// A running HDFS; dropping it stops it and removes its data.
 #[derive(Debug)]
 pub struct Hdfs {
-    dir: PathBuf,
+    rig: Rig,
     address: String,
 }
 
@@ -82,20 +81,8 @@ impl Deref for Exclusive {
 impl Hdfs {
     /// Starts one of its own and waits until it is ready (about 5 s once the jars are fetched).
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("trough-hdfs-")
-            .tempdir()
-            .expect("a temporary directory for the HDFS rig")
-            .keep();
-        let owner = rustix::process::getpid().as_raw_nonzero().to_string();
-        run(&dir, &["start"], &[&owner]);
-        let env = std::fs::read_to_string(dir.join("env")).expect("the rig's env file");
-        let address = env
-            .lines()
-            .find_map(|line| line.strip_prefix("HDFS_URL="))
-            .expect("HDFS_URL in the rig's env file")
-            .to_owned();
-        Self { dir, address }
+        let rig = Rig::start("hdfs/hdfs.sh", "trough-hdfs-", "start");
+        Self { address: rig.env("HDFS_URL"), rig }
     }
 
     /// `hdfs://127.0.0.1:PORT` and `path`, which starts with `/`.
@@ -105,48 +92,48 @@ impl Hdfs {
 
     /// Where configuration, logs and blocks lie.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.rig.dir()
     }
 
     /// SIGSTOP: it hangs, its connections stay.
     pub fn pause(&self, process: Process) {
-        self.run("pause", &[&process.to_string()]);
+        self.rig.run("pause", &[&process.to_string()]);
     }
 
     /// SIGCONT.
     pub fn resume(&self, process: Process) {
-        self.run("resume", &[&process.to_string()]);
+        self.rig.run("resume", &[&process.to_string()]);
     }
 
     /// SIGKILL.
     pub fn kill(&self, process: Process) {
-        self.run("kill", &[&process.to_string()]);
+        self.rig.run("kill", &[&process.to_string()]);
     }
 
     /// Starts it with its data, and waits until all of the rig is ready.
     pub fn restart(&self, process: Process) {
-        self.run("restart", &[&process.to_string()]);
+        self.rig.run("restart", &[&process.to_string()]);
     }
 
     /// Starts everything anew with its data, whatever state it is in, and waits until all of it is ready.
     pub fn restart_all(&self) {
-        self.run("stop", &[]);
-        self.run("start", &[]);
+        self.rig.run("stop", &[]);
+        self.rig.run("start", &[]);
     }
 
     /// Kills everything and starts it empty on the same ports.
     pub fn reformat(&self) {
-        self.run("reformat", &[]);
+        self.rig.run("reformat", &[]);
     }
 
     /// Hadoop's own `hdfs dfs ARGS`; its standard output.
     pub fn dfs(&self, args: &[&str]) -> String {
-        self.run("dfs", args)
+        self.rig.run("dfs", args)
     }
 
     /// The files on the disks that hold the blocks of the file at `path`, with the number of the DataNode.
     pub fn blocks(&self, path: &str) -> Vec<(u8, PathBuf)> {
-        let text = self.run("blocks", &[path]);
+        let text = self.rig.run("blocks", &[path]);
         let line = |line: &str| {
             let (node, file) = line.strip_prefix("datanode-")?.split_once(' ')?;
             Some((node.parse().ok()?, PathBuf::from(file)))
@@ -180,38 +167,4 @@ impl Hdfs {
             }
         }
     }
-
-    fn run(&self, verb: &str, args: &[&str]) -> String {
-        run(&self.dir, &[verb], args)
-    }
-}
-
-impl Drop for Hdfs {
-    fn drop(&mut self) {
-        let stopped = script(&self.dir, &["stop"], &[]);
-        if stopped.status.success() {
-            let _ = std::fs::remove_dir_all(&self.dir);
-        }
-    }
-}
-
-fn script(dir: &Path, verb: &[&str], args: &[&str]) -> Output {
-    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/hdfs/hdfs.sh"))
-        .args(verb)
-        .arg(dir)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("rig/hdfs/hdfs.sh runs")
-}
-
-fn run(dir: &Path, verb: &[&str], args: &[&str]) -> String {
-    let output = script(dir, verb, args);
-    assert!(
-        output.status.success(),
-        "hdfs.sh {verb:?} {args:?} failed: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }

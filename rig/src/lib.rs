@@ -5,4 +5,5 @@
 
 pub mod consul;
 pub mod hdfs;
+mod script;
 pub mod soak;
