@@ -5,5 +5,6 @@
 
 pub mod consul;
 pub mod hdfs;
+pub mod net;
 mod script;
 pub mod soak;
