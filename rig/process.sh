@@ -1,7 +1,8 @@
 # What the rigs do with packages, ports and processes; sourced by each of them.
 #
 # A rig sets `rig` (its name in messages), `dir` (where it keeps one directory for each process) and `ready_s`, and
-# has the functions `everyone` (the names of its processes), `launch WHO` (which writes $dir/WHO/pid) and `ready`.
+# has the functions `everyone` (the names of its processes), `launch WHO` (which writes $dir/WHO/pid) and
+# `ready WHO...`.
 # File descriptor 9 is the lock of a fetch, which no process that stays may inherit.
 
 # The longest that one may wait while another fetches or builds the same.
@@ -62,6 +63,13 @@ terminate() { # WHO
     rm -f "$dir/$1/pid"
 }
 
+none_runs() {
+    local who
+    for who in $(everyone); do
+        ! alive "$who" || fail "$who of $dir runs already; stop it first"
+    done
+}
+
 launch_all() {
     local who
     for who in $(everyone); do launch "$who"; done
@@ -77,17 +85,19 @@ show_all() {
     for who in $(everyone); do alive "$who" && echo "$who $(pid_of "$who")" || echo "$who down"; done
 }
 
-wait_ready() {
+wait_ready() { # [WHO...], else everyone
     local deadline=$((SECONDS + ready_s)) who
-    until ready; do
-        for who in $(everyone); do
+    # shellcheck disable=SC2046  # one word a process
+    [ $# -gt 0 ] || set -- $(everyone)
+    until ready "$@"; do
+        for who in "$@"; do
             alive "$who" && continue
             tail -n 30 "$dir/$who/log" >&2
             echo "$rig: $who ended while starting; its log is $dir/$who/log" >&2
             return 1
         done
         if [ $SECONDS -ge $deadline ]; then
-            for who in $(everyone); do echo "== $who" >&2; tail -n 15 "$dir/$who/log" >&2; done
+            for who in "$@"; do echo "== $who" >&2; tail -n 15 "$dir/$who/log" >&2; done
             echo "$rig: what is below $dir was not ready within $ready_s s" >&2
             return 1
         fi

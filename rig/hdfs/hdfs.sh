@@ -151,10 +151,7 @@ format() {
 start() { # [OWNER_PID]
     local who attempt
     fetch
-    mkdir -p "$dir"
-    for who in $(everyone); do
-        alive "$who" && fail "$who of $dir runs already; stop it first"
-    done
+    none_runs
     [ -z "${1:-}" ] || watchdog_after=$1
     for attempt in 1 2 3; do # another process may take a port between the look and the bind
         if [ ! -f "$dir/env" ] || [ "$attempt" -gt 1 ]; then choose_ports; else . "$dir/env"; fi

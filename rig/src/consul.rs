@@ -1,12 +1,14 @@
-//! A real Consul on loopback: one server with its data on the disk, which a test can pause, kill, restart and
-//! empty. `rig/consul/consul.sh` does the work; this is its face in Rust.
-//!
-//! Left out: several servers and hosts of their own. [`Server`] names one, so that they have a place here.
+//! A real Consul with its data on the disk, which a test can pause, kill, restart and empty: one server on loopback,
+//! or a [`Cluster`] on hosts. `rig/consul/consul.sh` does the work; this is its face in Rust.
+
+mod cluster;
 
 use std::fmt;
 use std::path::Path;
 
 use crate::script::Rig;
+
+pub use cluster::{Cluster, DNS_PORT, HTTP_PORT};
 
 /// One Consul server of the rig, numbered from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::net::Net;
+
 /// A rig that runs; dropping it stops it and removes its directory.
 #[derive(Debug)]
 pub(crate) struct Rig {
@@ -19,6 +21,14 @@ impl Rig {
         let dir = dir.expect("a temporary directory for a rig").keep();
         let rig = Self { script, dir };
         rig.run(verb, &[&rustix::process::getpid().as_raw_nonzero().to_string()]);
+        rig
+    }
+
+    /// Starts one in the directory of a net, on hosts of it that `args` name; it ends with the net.
+    pub(crate) fn start_on(script: &'static str, net: &Net, name: &str, args: &[&str]) -> Self {
+        let rig = Self { script, dir: net.dir().join(name) };
+        let net = net.dir().to_str().expect("a net's directory");
+        rig.run("start-on", &[&[net], args].concat());
         rig
     }
 
@@ -46,7 +56,8 @@ impl Rig {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn output(&self, verb: &str, args: &[&str]) -> Output {
+    /// The same where a failure is an answer.
+    pub(crate) fn output(&self, verb: &str, args: &[&str]) -> Output {
         Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(self.script))
             .arg(verb)
             .arg(&self.dir)
@@ -59,7 +70,9 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        if self.output("stop", &[]).status.success() {
+        // what is on a net went with it, where the net was dropped first
+        let there = self.dir.try_exists().unwrap_or(true);
+        if there && self.output("stop", &[]).status.success() {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }

@@ -171,20 +171,28 @@ fn nets_that_start_at_once_never_meet() {
     assert_eq!(other.kind(), ErrorKind::NetworkUnreachable, "{other}");
 }
 
-/// A net with everything that could stay: a host, a process that left its parent, a mount.
-fn full() -> Net {
-    let net = Net::start();
-    let host = net.host("a");
-    let mut stray = host.command("setsid");
-    stray.args(["-f", "tail", "-f"]).arg(net.dir().join("env"));
-    // one that stays would hold the output of this test open
-    stray.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    assert!(stray.status().unwrap().success());
-    let at = host.dir().join("a mount");
-    std::fs::create_dir(&at).unwrap();
-    let mounted = host.command("mount").args(["-t", "tmpfs", "trough-test"]).arg(at).status();
-    assert!(mounted.unwrap().success());
-    net
+/// A net with everything that could stay: a host, a Consul, a process that left its parent, a mount.
+struct Full {
+    net: Net,
+    consul: rig::consul::Cluster,
+}
+
+impl Full {
+    fn start() -> Self {
+        let net = Net::start();
+        let host = net.host("a");
+        let consul = rig::consul::Cluster::start(&net, &[&host], &[]);
+        let mut stray = host.command("setsid");
+        stray.args(["-f", "sleep", "1000"]);
+        // one that stays would hold the output of this test open
+        stray.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(stray.status().unwrap().success());
+        let at = host.dir().join("a mount");
+        std::fs::create_dir(&at).unwrap();
+        let mounted = host.command("mount").args(["-t", "tmpfs", "trough-test"]).arg(at).status();
+        assert!(mounted.unwrap().success());
+        Self { net, consul }
+    }
 }
 
 /// Whether there are, of the net in `dir` with this number: its directory, mounts below it, namespaces, its link,
@@ -228,11 +236,13 @@ fn ids(number: &str) -> Vec<String> {
 
 #[test]
 fn nothing_stays_of_a_net_that_is_dropped() {
-    let net = full();
+    let Full { net, consul } = Full::start();
     let (dir, number) = (net.dir().to_owned(), number(net.dir()));
     let ids = ids(&number);
     assert_eq!(traces(&dir, &number, &ids), [true; 6]);
+    // what runs on it may be dropped later
     drop(net);
+    drop(consul);
     until("all of the net to be gone", || traces(&dir, &number, &ids) == [false; 6]);
 }
 
@@ -240,8 +250,8 @@ fn nothing_stays_of_a_net_that_is_dropped() {
 fn nothing_stays_of_a_net_whose_owner_is_killed() {
     const NAME: &str = "nothing_stays_of_a_net_whose_owner_is_killed";
     if let Some(file) = std::env::var_os(OWNER) {
-        let net = full();
-        std::fs::write(file, net.dir().to_str().unwrap()).unwrap();
+        let full = Full::start();
+        std::fs::write(file, full.net.dir().to_str().unwrap()).unwrap();
         std::thread::sleep(Duration::MAX);
     }
     let told = tempfile::NamedTempFile::new().unwrap();
