@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# A real HDFS for tests and demonstrations: one NameNode and three DataNodes on loopback, each its own JVM.
+# A real HDFS for tests and demonstrations: one NameNode and three DataNodes, each its own JVM, on loopback or on a host
+# of a net (net.sh).
 #
 #   hdfs.sh fetch                          jars into the user's cache, once per Hadoop version
 #   hdfs.sh start DIR [OWNER_PID]          ready when it returns; DIR/env says where. With OWNER_PID all of it
 #                                          ends, and DIR goes, when that process is gone
+#   hdfs.sh start-on DIR NET HOST          all of it on one host, for the others to reach. It ends with NET
 #   hdfs.sh stop DIR                       ends every process; the data stays
 #   hdfs.sh status DIR                     what runs
 #   hdfs.sh pause|resume|kill DIR WHO      SIGSTOP, SIGCONT, SIGKILL; WHO is namenode or datanode-1..3
@@ -17,11 +19,13 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/../process.sh"
+. "$here/../hosts.sh"
 rig=hdfs.sh
 version=$(sed -n 's:.*<hadoop.version>\(.*\)</hadoop.version>.*:\1:p' "$here/pom.xml")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/trough/hadoop-$version
 lib=$cache/lib
 datanodes=3
+address=127.0.0.1 before=
 ready_s=${HDFS_RIG_READY_S:-90}
 
 fetch() {
@@ -56,7 +60,7 @@ log4j.appender.A.layout=org.apache.log4j.PatternLayout
 log4j.appender.A.layout.ConversionPattern=%d{ISO8601} %p %c: %m%n
 LOG
     {
-        property fs.defaultFS "hdfs://127.0.0.1:$rpc_port"
+        property fs.defaultFS "hdfs://$address:$rpc_port"
         property hadoop.tmp.dir "$dir/$1/tmp"
         property ipc.client.connect.retry.interval 100
         property ipc.client.connect.max.retries 100
@@ -73,17 +77,18 @@ LOG
         property dfs.namenode.safemode.min.datanodes "$datanodes"
         property dfs.namenode.datanode.registration.ip-hostname-check false
         property dfs.namenode.fs-limits.min-block-size 0
-        property dfs.namenode.http-address "127.0.0.1:$http_port"
+        property dfs.namenode.http-address "$address:$http_port"
         property dfs.namenode.name.dir "$dir/namenode/data"
         property dfs.namenode.handler.count 16
         # an edit need not survive a power cut here, only the end of its process
         property dfs.namenode.edits.noeditlogchannelflush true
         if [ "$1" != namenode ]; then
             local base=$((dn_port + (n - 1) * 3))
+            property dfs.datanode.hostname "$address"
             property dfs.datanode.data.dir "$dir/$1/data"
-            property dfs.datanode.address "127.0.0.1:$base"
-            property dfs.datanode.http.address "127.0.0.1:$((base + 1))"
-            property dfs.datanode.ipc.address "127.0.0.1:$((base + 2))"
+            property dfs.datanode.address "$address:$base"
+            property dfs.datanode.http.address "$address:$((base + 1))"
+            property dfs.datanode.ipc.address "$address:$((base + 2))"
             property dfs.datanode.du.reserved 0
         fi
     } | site "$conf/hdfs-site.xml"
@@ -95,8 +100,10 @@ java_for() { # WHO HEAP CLASS ARGS...
     local who=$1 heap=$2
     shift 2
     # serial collector and first compiler only: four JVMs share a test's two cores, and start-up counts most
-    HADOOP_USER_NAME=hdfs exec java "-Xmx$heap" -XX:+UseSerialGC -XX:TieredStopAtLevel="${HDFS_RIG_TIER:-1}" -Xshare:auto \
-        --add-opens=java.base/java.lang=ALL-UNNAMED -cp "$dir/$who/conf:$lib/*" "$@"
+    # shellcheck disable=SC2086  # words before a command
+    HADOOP_USER_NAME=hdfs exec $before java "-Xmx$heap" -XX:+UseSerialGC \
+        -XX:TieredStopAtLevel="${HDFS_RIG_TIER:-1}" -Xshare:auto --add-opens=java.base/java.lang=ALL-UNNAMED \
+        -cp "$dir/$who/conf:$lib/*" "$@"
 }
 
 launch() { # WHO
@@ -110,9 +117,10 @@ launch() { # WHO
 
 # HTTP by bash alone: a Java command costs over a second, and curl is not everywhere.
 http() { # METHOD PATH
-    timeout 5 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" &&
-        printf "%s %s HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n" "$1" "$2" >&3 &&
-        cat <&3' "$http_port" "$1" "$2" 2>/dev/null
+    # shellcheck disable=SC2086  # words before a command
+    timeout 5 $before bash -c 'exec 3<>"/dev/tcp/$3/$0" &&
+        printf "%s %s HTTP/1.0\r\nHost: $3\r\nContent-Length: 0\r\n\r\n" "$1" "$2" >&3 &&
+        cat <&3' "$http_port" "$1" "$2" "$address" 2>/dev/null
 }
 get() { http GET "$1"; }
 
@@ -135,11 +143,17 @@ ready() {
 choose_ports() {
     rpc_port=$(free_ports $((2 + 3 * datanodes)))
     http_port=$((rpc_port + 1)) dn_port=$((rpc_port + 2))
+    write_env
+}
+
+write_env() {
     cat >"$dir/env" <<ENV
 rpc_port=$rpc_port
 http_port=$http_port
 dn_port=$dn_port
-HDFS_URL=hdfs://127.0.0.1:$rpc_port
+address=$address
+before="$before"
+HDFS_URL=hdfs://$address:$rpc_port
 ENV
 }
 
@@ -148,22 +162,39 @@ format() {
         >>"$dir/namenode/log" 2>&1 || { tail -n 30 "$dir/namenode/log" >&2; fail "the NameNode could not be formatted"; }
 }
 
+configure_all() {
+    local who
+    for who in $(everyone); do configure "$who"; done
+    [ -d "$dir/namenode/data/current" ] || format
+}
+
 start() { # [OWNER_PID]
-    local who attempt
+    local attempt
     fetch
     none_runs
-    [ -z "${1:-}" ] || watchdog_after=$1
     for attempt in 1 2 3; do # another process may take a port between the look and the bind
         if [ ! -f "$dir/env" ] || [ "$attempt" -gt 1 ]; then choose_ports; else . "$dir/env"; fi
-        [ "$attempt" -gt 1 ] || [ -z "${watchdog_after:-}" ] || watchdog "$watchdog_after"
-        for who in $(everyone); do configure "$who"; done
-        [ -d "$dir/namenode/data/current" ] || format
+        [ "$attempt" -gt 1 ] || [ -z "${1:-}" ] || watchdog "$1"
+        configure_all
         launch_all
         wait_ready && { open_root; return; }
         stop_all
         grep -q 'BindException' "$dir"/*/log || break
     done
     fail "HDFS could not be started below $dir"
+}
+
+start_on() { # NET HOST
+    fetch
+    none_runs
+    address=$(address_on "$1" "$2")
+    before=$(entering "$1" "$2")
+    rpc_port=8020 http_port=9870 dn_port=9900
+    write_env
+    configure_all
+    launch_all
+    wait_ready || { stop_all; fail "HDFS could not be started on host $2"; }
+    open_root
 }
 
 blocks() { # PATH
@@ -184,7 +215,10 @@ if [ "$verb" = fetch ]; then fetch; exit; fi
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 shift 2
-if [ "$verb" = start ]; then start "$@"; exit; fi
+case $verb in
+    start) start "$@"; exit ;;
+    start-on) start_on "$@"; exit ;;
+esac
 [ -f "$dir/env" ] || fail "$dir has no HDFS; start it first"
 . "$dir/env"
 case ${1:-} in

@@ -1,5 +1,5 @@
-//! A real HDFS on loopback: a NameNode and three DataNodes, each a JVM of its own that a test can pause, kill
-//! and restart. `rig/hdfs/hdfs.sh` does the work; this is its face in Rust.
+//! A real HDFS on loopback or on a host of a net: a NameNode and three DataNodes, each a JVM of its own that a test
+//! can pause, kill and restart. `rig/hdfs/hdfs.sh` does the work; this is its face in Rust.
 
 use std::fmt;
 use std::ops::Deref;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use crate::net::{Host, Net};
 use crate::script::Rig;
 
 /// How long a DataNode may take to get the replica of a file that is closed.
@@ -81,13 +82,27 @@ impl Deref for Exclusive {
 impl Hdfs {
     /// Starts one of its own and waits until it is ready (about 5 s once the jars are fetched).
     pub fn start() -> Self {
-        let rig = Rig::start("hdfs/hdfs.sh", "trough-hdfs-", "start");
+        Self::of(Rig::start("hdfs/hdfs.sh", "trough-hdfs-", "start"))
+    }
+
+    /// Starts one on a host of `net`, for the others to reach, and waits until it is ready.
+    pub fn start_on(net: &Net, host: &Host) -> Self {
+        Self::of(Rig::start_on("hdfs/hdfs.sh", net, "hdfs", &[host.name()]))
+    }
+
+    fn of(rig: Rig) -> Self {
         Self { address: rig.env("HDFS_URL"), rig }
     }
 
-    /// `hdfs://127.0.0.1:PORT` and `path`, which starts with `/`.
+    /// `hdfs://ADDRESS:PORT` and `path`, which starts with `/`.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.address)
+    }
+
+    /// The URL of WebHDFS for `path`, which starts with `/`.
+    pub fn web(&self, path: &str) -> String {
+        let (address, port) = (self.rig.env("address"), self.rig.env("http_port"));
+        format!("http://{address}:{port}/webhdfs/v1{path}")
     }
 
     /// Where configuration, logs and blocks lie.

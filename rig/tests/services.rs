@@ -1,14 +1,16 @@
-//! What a cluster stands on, on hosts of its own: three Consul servers and an agent on each worker.
+//! What a cluster stands on, on hosts of its own: three Consul servers, an agent on each worker, HDFS.
 //!
 //! One net is shared by all tests; each puts right what it broke.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rig::consul::{Cluster, DNS_PORT, HTTP_PORT};
+use rig::hdfs::{Hdfs, Process};
 use rig::net::{Host, Net};
 
 #[path = "support/until.rs"]
@@ -22,7 +24,9 @@ const ANSWER_S: &str = "5";
 struct Hosts {
     net: Net,
     consul: Cluster,
+    hdfs: Hdfs,
     workers: [Host; 2],
+    store: Host,
 }
 
 fn hosts() -> MutexGuard<'static, Hosts> {
@@ -34,11 +38,15 @@ fn hosts() -> MutexGuard<'static, Hosts> {
 impl Hosts {
     fn start() -> Self {
         let net = Net::start();
-        let [one, two, three, a, b] =
-            net.hosts(["server-1", "server-2", "server-3", "worker-a", "worker-b"]);
-        let consul = Cluster::start(&net, &[&one, &two, &three], &[&a]);
-        consul.add_agent(&b);
-        Self { net, consul, workers: [a, b] }
+        let [one, two, three, a, b, store] =
+            net.hosts(["server-1", "server-2", "server-3", "worker-a", "worker-b", "store"]);
+        let (consul, hdfs) = std::thread::scope(|scope| {
+            let hdfs = scope.spawn(|| Hdfs::start_on(&net, &store));
+            let consul = Cluster::start(&net, &[&one, &two, &three], &[&a]);
+            consul.add_agent(&b);
+            (consul, hdfs.join().unwrap())
+        });
+        Self { net, consul, hdfs, workers: [a, b], store }
     }
 
     fn servers(&self) -> Vec<&Host> {
@@ -115,7 +123,7 @@ fn an_agent_answers_dns_on_its_host() {
 
 #[test]
 fn another_server_leads_when_the_leader_is_killed_hangs_or_is_cut_off() {
-    let Hosts { net, consul, workers: [worker, _] } = &*hosts();
+    let Hosts { net, consul, workers: [worker, _], .. } = &*hosts();
     for fault in ["killed", "hung", "cut"] {
         until("a leader", || consul.leader().is_some());
         let old = consul.leader().unwrap().clone();
@@ -180,4 +188,45 @@ fn agents_work_again_when_all_servers_restart_with_their_data_or_empty() {
     hosts.consul.restart_empty();
     hosts.whole();
     assert_eq!(get(b, "before"), None);
+}
+
+/// Takes or gives the file at `local` over WebHDFS, from a host.
+fn transfer(hosts: &Hosts, host: &Host, args: &[&str], local: &Path, operation: &str) -> bool {
+    let mut curl = host.command("curl");
+    curl.args(["--silent", "--fail", "--location", "--noproxy", "*", "--max-time", ANSWER_S]);
+    let url = hosts.hdfs.web(&format!("/given?{operation}&user.name=hdfs"));
+    curl.args(args).arg(local).arg(url).status().unwrap().success()
+}
+
+#[test]
+fn hdfs_takes_a_file_from_one_host_and_gives_it_to_another() {
+    let hosts = hosts();
+    let [a, b] = &hosts.workers;
+    let content: Vec<u8> = (0..3 << 20).map(|n: u32| (n % 251) as u8).collect();
+    std::fs::write(a.dir().join("given"), &content).unwrap();
+    let create = "op=CREATE&overwrite=true";
+    until("HDFS to take the file", || {
+        transfer(&hosts, a, &["--upload-file"], &a.dir().join("given"), create)
+    });
+    let taken = b.dir().join("taken");
+    let take = || {
+        let _ = std::fs::remove_file(&taken);
+        transfer(&hosts, b, &["--output"], &taken, "op=OPEN")
+    };
+    until("HDFS to give the file", take);
+    assert!(std::fs::read(&taken).unwrap() == content, "another file came back");
+
+    hosts.net.cut(b, &[&hosts.store]);
+    assert!(!take());
+    hosts.net.heal_all();
+    until("HDFS to give the file to the host that is healed", take);
+
+    hosts.hdfs.pause(Process::NameNode);
+    assert!(!take());
+    hosts.hdfs.resume(Process::NameNode);
+    hosts.hdfs.kill(Process::NameNode);
+    assert!(!take());
+    hosts.hdfs.restart(Process::NameNode);
+    until("HDFS to give the file after a restart", take);
+    assert!(std::fs::read(&taken).unwrap() == content, "another file came back");
 }
