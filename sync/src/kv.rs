@@ -112,6 +112,16 @@ pub enum Op {
         /// When it must have been changed last.
         index: Index,
     },
+    /// Takes the lock of the key for `session` and writes the value, as [`Kv::acquire`] does: refuses while somebody
+    /// else has it or its lock-delay is not over, and fails with [`KvErrorKind::SessionGone`].
+    Acquire {
+        /// Whose lock.
+        key: Key,
+        /// What.
+        value: Bytes,
+        /// Who is to hold it.
+        session: SessionId,
+    },
     /// Reads the key; refuses when it is not there.
     Get {
         /// Which.
@@ -146,6 +156,7 @@ impl Op {
             | Self::Cas { key, .. }
             | Self::Delete { key }
             | Self::DeleteCas { key, .. }
+            | Self::Acquire { key, .. }
             | Self::Get { key }
             | Self::CheckSession { key, .. }
             | Self::CheckIndex { key, .. }
@@ -156,7 +167,9 @@ impl Op {
     /// The value it writes.
     pub fn value(&self) -> Option<&Bytes> {
         match self {
-            Self::Set { value, .. } | Self::Cas { value, .. } => Some(value),
+            Self::Set { value, .. } | Self::Cas { value, .. } | Self::Acquire { value, .. } => {
+                Some(value)
+            }
             Self::Delete { .. }
             | Self::DeleteCas { .. }
             | Self::Get { .. }
@@ -171,11 +184,27 @@ impl Op {
         match self {
             Self::Cas { .. }
             | Self::DeleteCas { .. }
+            | Self::Acquire { .. }
             | Self::Get { .. }
             | Self::CheckSession { .. }
             | Self::CheckIndex { .. }
             | Self::CheckNotExists { .. } => true,
             Self::Set { .. } | Self::Delete { .. } => false,
+        }
+    }
+
+    /// Whether it leaves the store as it is, whatever comes of it.
+    fn only_reads(&self) -> bool {
+        match self {
+            Self::Get { .. }
+            | Self::CheckSession { .. }
+            | Self::CheckIndex { .. }
+            | Self::CheckNotExists { .. } => true,
+            Self::Set { .. }
+            | Self::Cas { .. }
+            | Self::Delete { .. }
+            | Self::DeleteCas { .. }
+            | Self::Acquire { .. } => false,
         }
     }
 }

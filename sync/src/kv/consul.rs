@@ -176,6 +176,10 @@ impl Kv for ConsulKv {
         if let Some(denied) = refusals.iter().find(|r| wire::is_denied(&r.reason)) {
             return Err(self.http.denied(attempted, &denied.reason));
         }
+        if let Some(gone) = refusals.iter().find(|r| wire::is_session_gone(&r.reason)) {
+            let reason = format!("{}; make a new one", gone.reason);
+            return Err(answer.error(KvErrorKind::SessionGone, reason));
+        }
         // what nothing can refuse was not refused: it failed
         let failed = refusals.iter().find(|r| !ops.get(r.op).is_some_and(Op::is_conditional));
         match failed {

@@ -232,9 +232,13 @@ impl Kv for SqliteKv {
         self.on(attempted, move |file, now| {
             let connection = file.connection()?;
             sessions::end_expired(connection, now)?;
-            let transaction =
-                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let outcome = transaction::run(&transaction, &ops)?;
+            // what only asks waits for nobody, and for no disk
+            let behavior = match ops.iter().all(Op::only_reads) {
+                true => TransactionBehavior::Deferred,
+                false => TransactionBehavior::Immediate,
+            };
+            let transaction = connection.transaction_with_behavior(behavior)?;
+            let outcome = transaction::run(&transaction, now, &ops)?;
             match outcome {
                 Txn::Committed(_) => transaction.commit()?,
                 Txn::Refused(_) => transaction.rollback()?,
@@ -276,5 +280,25 @@ impl Kv for SqliteKv {
         check_value(&value).map_err(|reason| too_large(attempted, self.address(), reason))?;
         let (key, session) = (key.clone(), session.clone());
         self.write(attempted, move |t, _| sessions::release(t, &key, &value, &session)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_only_asks_does_not_wait_for_a_process_that_stopped_in_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.sqlite");
+        let timeouts = KvTimeouts { call_ms: 500, ..KvTimeouts::default() };
+        let kv = SqliteKv::open(&path, || Duration::ZERO, timeouts).unwrap();
+        let key = Key::new("a").unwrap();
+        let stopped = Connection::open(&path).unwrap();
+        stopped.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let asks = [Op::CheckNotExists { key: key.clone() }];
+        assert_eq!(kv.txn(&asks).await.unwrap(), Txn::Committed(Vec::new()));
+        let error = kv.txn(&[Op::Set { key, value: Bytes::new() }]).await.unwrap_err();
+        assert_eq!(error.kind, KvErrorKind::TimedOut, "{error}");
     }
 }

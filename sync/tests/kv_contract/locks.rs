@@ -60,6 +60,51 @@ pub async fn many_at_once_get_one_lock(place: &impl Place) {
     assert_eq!(got.into_iter().filter(|got| *got).count(), 1);
 }
 
+pub async fn a_transaction_takes_a_lock_or_changes_nothing(place: &impl Place) {
+    let kv = place.open();
+    let [at, beside] = ["txn-lock/at", "txn-lock/beside"].map(key);
+    let (one, two) = (session(&*kv, Duration::ZERO).await, session(&*kv, LOCK_DELAY).await);
+    let absent = || Op::CheckNotExists { key: at.clone() };
+    let acquire = |session: &SessionId, value: &'static str| Op::Acquire {
+        key: at.clone(),
+        value: value.into(),
+        session: session.clone(),
+    };
+    let done = committed(&*kv, &[absent(), acquire(&one, "one"), set(&beside, "1")]).await;
+    let held = kv.get(&at).await.unwrap().unwrap();
+    assert_eq!((held.session.as_ref(), &*held.value), (Some(&one), &b"one"[..]));
+    assert!(done[0].key == at && done[0].session == held.session && done[0].value.is_empty());
+    assert_eq!(
+        (done.len(), done[0].modified),
+        (2, held.modified),
+        "the fence comes with the answer"
+    );
+
+    assert_eq!(refused(&*kv, &[absent(), acquire(&two, "two")]).await, [0, 1]);
+    assert_eq!(refused(&*kv, &[set(&beside, "2"), acquire(&two, "two")]).await, [1]);
+    assert_eq!(refused(&*kv, &[absent(), acquire(&one, "one")]).await, [0], "its holder has it");
+    assert_eq!(committed(&*kv, &[acquire(&one, "one")]).await[0].modified, held.modified);
+    assert_eq!(value(&*kv, &beside).await.unwrap(), "1");
+
+    // who holds it removes it, and the next has it at once, with a higher fence
+    let check = Op::CheckSession { key: at.clone(), session: one.clone() };
+    committed(&*kv, &[check, Op::Delete { key: at.clone() }]).await;
+    let next = committed(&*kv, &[absent(), acquire(&two, "two")]).await;
+    assert!(next[0].modified > held.modified);
+    kv.destroy_session(&two).await.unwrap();
+    let index = modified(&*kv, &at).await;
+    let unchanged = Op::CheckIndex { key: at.clone(), index };
+    assert_eq!(refused(&*kv, &[unchanged, acquire(&one, "one")]).await, [1], "in its lock-delay");
+
+    let gone = [
+        set(&beside, "3"),
+        Op::Acquire { key: key("txn-lock/free"), value: "".into(), session: two },
+    ];
+    let error = kv.txn(&gone).await.unwrap_err();
+    assert_eq!(error.kind, KvErrorKind::SessionGone, "{error}");
+    assert_eq!(value(&*kv, &beside).await.unwrap(), "1");
+}
+
 pub async fn a_released_lock_is_free_at_once_and_a_destroyed_session_s_after_its_delay(
     place: &impl Place,
 ) {

@@ -32,6 +32,7 @@ contract!(
     locks:
         a_lock_has_one_holder_and_a_fence_that_grows,
         many_at_once_get_one_lock,
+        a_transaction_takes_a_lock_or_changes_nothing,
         a_released_lock_is_free_at_once_and_a_destroyed_session_s_after_its_delay,
         a_session_that_is_not_renewed_ends_and_can_change_nothing;
     watches:

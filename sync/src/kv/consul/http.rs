@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 
 use super::super::{ANSWER_BYTES_MAX, Index, KvError, KvErrorKind, KvTimeouts};
-use super::{ConsulSettings, tls};
+use super::{ConsulSettings, tls, wire};
 
 /// A connection that nobody used for so long is closed; Consul keeps its own for longer.
 const IDLE: Duration = Duration::from_secs(30);
@@ -239,7 +239,7 @@ impl Answer {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 (KvErrorKind::TooLarge, "Consul's limits are lower than usual".to_owned())
             }
-            _ if said.contains("invalid session") => {
+            _ if wire::is_session_gone(&said) => {
                 (KvErrorKind::SessionGone, "the session ended; make a new one".to_owned())
             }
             StatusCode::TOO_MANY_REQUESTS => {

@@ -133,6 +133,7 @@ fn operation(op: &Op) -> KvOp<'_> {
         Op::Cas { index, .. } => ("cas", Some(*index), None),
         Op::Delete { .. } => ("delete", None, None),
         Op::DeleteCas { index, .. } => ("delete-cas", Some(*index), None),
+        Op::Acquire { session, .. } => ("lock", None, Some(session.as_str())),
         Op::Get { .. } => ("get", None, None),
         Op::CheckSession { session, .. } => ("check-session", None, Some(session.as_str())),
         Op::CheckIndex { index, .. } => ("check-index", Some(*index), None),
@@ -157,6 +158,11 @@ pub(super) fn refusals(answer: &Answer) -> Result<Vec<Refusal>, KvError> {
 /// Consul has no code for this in a transaction's errors, only its words.
 pub(super) fn is_denied(what: &str) -> bool {
     what.to_ascii_lowercase().contains("permission denied") || what.contains("ACL not found")
+}
+
+/// Whether the session that was to take a lock is over. It has no code for this either.
+pub(super) fn is_session_gone(what: &str) -> bool {
+    what.contains("invalid session")
 }
 
 pub(super) fn session(options: &SessionOptions) -> Vec<u8> {

@@ -127,7 +127,22 @@ pub(super) fn acquire(
     value: &[u8],
     session: &SessionId,
 ) -> Result<bool, Failure> {
-    let closed: bool = transaction
+    let free = may_acquire(transaction, now, key, session)?;
+    if free {
+        let index = keys::next_index(transaction)?;
+        keys::put(transaction, index, key, value, Some(session))?;
+    }
+    Ok(free)
+}
+
+/// Whether `session` has the lock of `key`, or would get it.
+pub(super) fn may_acquire(
+    connection: &Connection,
+    now: &Now,
+    key: &Key,
+    session: &SessionId,
+) -> Result<bool, Failure> {
+    let closed: bool = connection
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM lock_delay WHERE key = ? AND boot = ? AND until_ms > ?)",
         )?
@@ -136,16 +151,11 @@ pub(super) fn acquire(
     if closed {
         return Ok(false);
     }
-    if info(transaction, session)?.is_none() {
+    if info(connection, session)?.is_none() {
         return Err(Failure::SessionGone(session.clone()));
     }
-    let held = keys::get(transaction, key)?.and_then(|entry| entry.session);
-    if held.is_some_and(|holder| holder != *session) {
-        return Ok(false);
-    }
-    let index = keys::next_index(transaction)?;
-    keys::put(transaction, index, key, value, Some(session))?;
-    Ok(true)
+    let held = keys::get(connection, key)?.and_then(|entry| entry.session);
+    Ok(held.is_none_or(|holder| holder == *session))
 }
 
 pub(super) fn release(
