@@ -37,9 +37,12 @@ pub type SinceBoot = Arc<dyn Fn() -> Duration + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Deadline {
     since_boot: SinceBoot,
-    /// Milliseconds since boot; 0 before the first and after the end.
+    /// Milliseconds since boot; 0 before the first.
     until_ms: Arc<AtomicU64>,
 }
+
+/// What a deadline is that was ended.
+const ENDED: u64 = u64::MAX;
 
 impl Deadline {
     /// One that has passed.
@@ -52,22 +55,52 @@ impl Deadline {
         (self.since_boot)()
     }
 
-    /// Moves it to `ttl` after `asked`, which is when the question was sent, unless it is later already.
+    /// Moves it to `ttl` after `asked`, which is when the question was sent, unless it is later already or was ended.
     pub(crate) fn extend(&self, asked: Duration, ttl: Duration) {
-        self.until_ms.fetch_max(ms(asked + ttl), Ordering::Relaxed);
+        let later = |until| (until != ENDED).then(|| ms(asked + ttl).max(until));
+        // refused only where it was ended
+        let _ = self.until_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
     }
 
-    /// Ends it.
+    /// Ends it for good: an answer that was on its way does not bring it back.
     pub(crate) fn end(&self) {
-        self.until_ms.store(0, Ordering::Relaxed);
+        self.until_ms.store(ENDED, Ordering::Relaxed);
     }
 
     /// Whether it has not passed.
     pub(crate) fn holds(&self) -> bool {
-        ms(self.now()) < self.until_ms.load(Ordering::Relaxed)
+        let until = self.until_ms.load(Ordering::Relaxed);
+        until != ENDED && ms(self.now()) < until
     }
 }
 
 fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(duration.as_millis()).map_or(ENDED - 1, |ms| ms.min(ENDED - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_passes_and_one_that_was_ended_stays_so() {
+        let now_ms = Arc::new(AtomicU64::new(1_000));
+        let clock = now_ms.clone();
+        let until =
+            Deadline::new(Arc::new(move || Duration::from_millis(clock.load(Ordering::Relaxed))));
+        assert!(!until.holds());
+        let (asked, ttl) = (until.now(), Duration::from_millis(100));
+        until.extend(asked, ttl);
+        // an answer to an earlier question, which comes later, takes nothing away
+        until.extend(asked - Duration::from_millis(50), ttl);
+        now_ms.store(1_099, Ordering::Relaxed);
+        assert!(until.holds());
+        now_ms.store(1_100, Ordering::Relaxed);
+        assert!(!until.holds());
+        until.extend(until.now(), Duration::MAX - until.now());
+        assert!(until.holds());
+        until.end();
+        until.extend(until.now(), ttl);
+        assert!(!until.holds());
+    }
 }

@@ -77,7 +77,7 @@ pub(crate) fn key() -> Result<Key, KvError> {
     crate::kv::key(KEY)
 }
 
-fn number(entry: &Entry) -> Option<u64> {
+pub(crate) fn number(entry: &Entry) -> Option<u64> {
     std::str::from_utf8(&entry.value).ok()?.parse().ok()
 }
 

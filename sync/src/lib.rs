@@ -24,3 +24,4 @@ mod sqlite_file;
 pub mod store;
 pub mod table;
 pub mod tag;
+pub mod write_lock;

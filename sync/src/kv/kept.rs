@@ -79,6 +79,21 @@ impl KeptSession {
         self.ended.clone()
     }
 
+    /// Believes in it no more: the store said that it ended.
+    pub fn gone(&self) {
+        self.until.end();
+        self.ended.cancel();
+    }
+
+    /// Asks at once whether it is there, for somebody who was told something that speaks against it. Without an
+    /// answer it stays what it was.
+    pub async fn check(&self) {
+        match self.kv.renew_session(&self.id).await {
+            Err(error) if error.kind == KvErrorKind::SessionGone => self.gone(),
+            _ => {}
+        }
+    }
+
     /// Ends it; its locks stay closed for their lock-delay, so release first what another may have at once.
     pub async fn destroy(self) {
         if let Err(error) = self.kv.destroy_session(&self.id).await {

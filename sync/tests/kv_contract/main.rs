@@ -1,7 +1,5 @@
 //! What every store of keys promises, asked of a real Consul and of a SQLite file alike; then what only the one
 //! or the other can be asked.
-//!
-//! Time is passed, not asserted: on the file by a clock of the test's own, on Consul by waiting.
 
 // a failed step of a test is a failed test
 #![allow(clippy::unwrap_used)]
@@ -14,6 +12,7 @@ mod keys;
 mod locks;
 #[path = "../support/one_server.rs"]
 mod one_server;
+#[path = "../support/places.rs"]
 mod places;
 mod support;
 mod watches;

@@ -33,6 +33,7 @@ pub struct BreakingKv {
     pub reads: AtomicUsize,
     pub renewals: AtomicUsize,
     pub acquires: AtomicUsize,
+    pub sessions: AtomicUsize,
 }
 
 impl BreakingKv {
@@ -54,6 +55,7 @@ impl BreakingKv {
             reads: 0.into(),
             renewals: 0.into(),
             acquires: 0.into(),
+            sessions: 0.into(),
         })
     }
 
@@ -141,6 +143,7 @@ impl Kv for BreakingKv {
         Err(self.error("commit"))
     }
     async fn create_session(&self, options: &SessionOptions) -> Result<SessionId, KvError> {
+        self.sessions.fetch_add(1, Ordering::SeqCst);
         self.reach()?.create_session(options).await
     }
     async fn renew_session(&self, session: &SessionId) -> Result<Duration, KvError> {

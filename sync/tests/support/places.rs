@@ -1,9 +1,12 @@
-//! Where the stores of the contract are: a SQLite file with a clock of the test's own, and a real Consul.
+//! Where the stores of the contracts are: a SQLite file with a clock of the test's own, and a real Consul.
+//!
+//! Time is passed, not asserted: on the file by that clock, on Consul by waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use sync::clock::{SinceBoot, since_boot};
 use sync::kv::Kv;
 use sync::kv::consul::ConsulKv;
 use sync::kv::sqlite::SqliteKv;
@@ -13,6 +16,8 @@ use crate::one_server::{OneServer, PATIENT};
 /// Where a store is; opened by as many clients as a case likes.
 pub trait Place: Send + Sync {
     fn open(&self) -> Arc<dyn Kv>;
+    /// The clock that a holder counts its time on there.
+    fn since_boot(&self) -> SinceBoot;
     /// Lets time pass for sessions and lock-delays.
     fn pass(&self, time: Duration) -> impl Future<Output = ()> + Send;
     /// The store loses everything.
@@ -40,9 +45,13 @@ impl Place for File {
     const SHORT_OF_TTL: Duration = Duration::from_secs(9);
 
     fn open(&self) -> Arc<dyn Kv> {
+        let since_boot = self.since_boot();
+        Arc::new(SqliteKv::open(self.path(), move || since_boot(), PATIENT).unwrap())
+    }
+
+    fn since_boot(&self) -> SinceBoot {
         let clock = self.since_boot_ms.clone();
-        let since_boot = move || Duration::from_millis(clock.load(Ordering::SeqCst));
-        Arc::new(SqliteKv::open(self.path(), since_boot, PATIENT).unwrap())
+        Arc::new(move || Duration::from_millis(clock.load(Ordering::SeqCst)))
     }
 
     async fn pass(&self, time: Duration) {
@@ -62,6 +71,10 @@ impl Place for OneServer {
 
     fn open(&self) -> Arc<dyn Kv> {
         Arc::new(ConsulKv::new(&self.settings(PATIENT)).unwrap())
+    }
+
+    fn since_boot(&self) -> SinceBoot {
+        Arc::new(since_boot)
     }
 
     async fn pass(&self, time: Duration) {

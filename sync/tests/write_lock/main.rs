@@ -1,0 +1,62 @@
+//! What every write lock promises, asked of a real Consul and of a SQLite file alike; then many processes at once on
+//! one file, and orders of events that nobody thought of.
+
+// a failed step of a test is a failed test
+#![allow(clippy::unwrap_used)]
+
+#[macro_use]
+#[path = "../support/contract.rs"]
+mod contract;
+#[path = "../support/one_server.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod one_server;
+#[path = "../support/places.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod places;
+#[path = "../support/breaking.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod breaking;
+
+mod documents;
+mod holding;
+mod losing;
+mod orders;
+mod processes;
+mod support;
+
+use one_server::OneServer;
+use places::File;
+
+contract!(
+    holding:
+        s4_a_lock_has_one_holder_and_an_epoch_that_grows,
+        what_is_given_back_is_free_at_once_and_leaves_nothing,
+        a_hundred_locks_share_a_session,
+        many_at_once_get_one_lock;
+    losing:
+        s4_a_dead_holder_is_followed_by_a_higher_epoch,
+        s4_a_holder_whose_time_has_passed_does_not_hold,
+        s4_the_end_of_the_session_ends_every_lock_and_the_next_has_a_new_one,
+        a_lock_that_nobody_gives_back_is_free_when_its_time_is_over;
+    documents:
+        who_asks_for_a_lock_that_is_held_is_told_by_whom,
+        what_is_not_understood_is_left_as_it_is;
+);
+
+// these do harm to the whole store: each has one of its own
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_a_file_that_comes_back_empty_or_garbled_gives_higher_epochs() {
+    losing::s4_a_registry_that_comes_back_empty_or_garbled_gives_higher_epochs(&File::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_a_consul_that_comes_back_empty_or_garbled_gives_higher_epochs() {
+    losing::s4_a_registry_that_comes_back_empty_or_garbled_gives_higher_epochs(&OneServer::own())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_incarnation_nobody_takes_a_lock() {
+    losing::without_an_incarnation_nobody_takes_a_lock(&File::new()).await;
+}
