@@ -6,9 +6,12 @@
 //! Left out: the tables and the calls, which are [`crate::registry::sqlite`]'s and [`crate::kv::sqlite`]'s.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+/// The pause before a change to WAL mode that was refused is tried again.
+const WAL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a file could not be opened, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +55,26 @@ pub(crate) fn open(
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(busy)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    enter_wal(&connection, busy)?;
     connection.pragma_update(None, "synchronous", "full")?;
     migrate(&mut connection, steps)?;
     Ok(connection)
+}
+
+/// Only the first of those who open a new file at the same moment changes its mode, and SQLite tells the others at once
+/// that it is locked, whatever they are ready to wait: to wait there could be for each other.
+fn enter_wal(connection: &Connection, busy: Duration) -> Result<(), SqliteFileError> {
+    let deadline = Instant::now() + busy;
+    loop {
+        let error = match connection.pragma_update(None, "journal_mode", "wal") {
+            Ok(()) => return Ok(()),
+            Err(error) => SqliteFileError::from(error),
+        };
+        if !matches!(error, SqliteFileError::Busy(_)) || Instant::now() >= deadline {
+            return Err(error);
+        }
+        std::thread::sleep(WAL_PAUSE);
+    }
 }
 
 /// Brings the tables to the newest version in one transaction.
@@ -101,6 +120,26 @@ mod tests {
         assert!(said.contains("try again"), "{said}");
         drop(held);
         other.execute("INSERT INTO one VALUES (1)", []).unwrap();
+    }
+
+    #[test]
+    fn many_that_open_a_new_file_at_the_same_moment_all_get_it() {
+        const MANY: usize = 8;
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let path = dir.path().join(round.to_string());
+            let start = std::sync::Barrier::new(MANY);
+            let open_it = || {
+                start.wait();
+                open(&path, Duration::from_secs(30), STEPS).map(drop)
+            };
+            std::thread::scope(|scope| {
+                let all: Vec<_> = (0..MANY).map(|_| scope.spawn(open_it)).collect();
+                for one in all {
+                    one.join().unwrap().unwrap();
+                }
+            });
+        }
     }
 
     #[test]
