@@ -15,7 +15,9 @@ use fsd::ledger::LedgerReader;
 use fsd::segment::{Digest, SegmentId};
 use fsd::view::MountView;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use sync::clock::SystemClock;
+use sync::clock::{SystemClock, since_boot};
+use sync::kv::Kv;
+use sync::kv::sqlite::{FILE_TIMEOUTS, SqliteKv, keys_path};
 use sync::local::seat::Seat;
 use sync::local::seat::alone::Alone;
 use sync::local::{Local, Outside};
@@ -123,7 +125,17 @@ pub fn publisher(config: &Config, on_progress: OnProgress) -> anyhow::Result<Pub
     let store = sync::store::open(&config.store.url, config.store.timeouts)?;
     let holder =
         format!("`trough put` of process {} on {}", std::process::id(), config.display_name());
-    Ok(Publisher::new(store, registry(config)?, config.publish.clone(), holder, on_progress))
+    let (kv, since_boot) = (keys(config)?, Arc::new(since_boot));
+    Ok(Publisher::new(store, kv, since_boot, config.publish.clone(), holder, on_progress)?)
+}
+
+/// Where locks are.
+fn keys(config: &Config) -> anyhow::Result<Arc<dyn Kv>> {
+    if config.in_cluster() {
+        return kv(config);
+    }
+    let path = keys_path(&config.registry.path);
+    Ok(Arc::new(SqliteKv::open(path, since_boot, FILE_TIMEOUTS)?))
 }
 
 /// The registry of a machine on its own.

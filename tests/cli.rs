@@ -180,6 +180,22 @@ fn put_refuses_what_is_no_file_before_it_sends_anything() {
 }
 
 #[test]
+fn put_publishes_without_any_service_and_leaves_no_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ohio.sqlite");
+    rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE t (n)").unwrap();
+    for _ in 0..2 {
+        let output = trough(directory.path(), &["put", file.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    assert!(directory.path().join("store/o/ohio.sqlite").is_file());
+    let keys = rusqlite::Connection::open(directory.path().join("registry.keys.sqlite")).unwrap();
+    let count = |sql| keys.query_row(sql, [], |row| row.get::<_, u64>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM kv WHERE key LIKE 'trough/write/%'"), 0);
+    assert_eq!(count("SELECT count(*) FROM session"), 0);
+}
+
+#[test]
 fn up_writes_a_complete_settings_file_that_it_reads_again() {
     let directory = tempfile::tempdir().unwrap();
     // a port that is taken ends it right after the settings were written

@@ -246,6 +246,8 @@ fn numbers(config: &Config, found: &mut Checks) {
     found.at_least("sync.period_s", config.sync.period_s, 1);
     found.within("sync.pulls", config.sync.pulls, 1, PULLS_MAX);
     found.within("sync.max_removed_ratio", config.sync.max_removed_ratio, 0.0, 1.0);
+    let (ttl_min, ttl_max) = (SESSION_TTL_MIN.as_secs(), SESSION_TTL_MAX.as_secs());
+    found.within("publish.lock_ttl_s", config.publish.lock_ttl_s, ttl_min, ttl_max);
     found.at_least("scrub.period_s", config.scrub.period_s, 1);
     if !(config.scrub.disk_share > 0.0 && config.scrub.disk_share <= 0.5) {
         let share = config.scrub.disk_share;

@@ -71,7 +71,7 @@ impl Default for StoreSettings {
 pub struct RegistrySettings {
     /// Whose processes.
     pub kind: RegistryKind,
-    /// The file of [`RegistryKind::File`].
+    /// The pool table's file of [`RegistryKind::File`]; that of the locks lies beside it.
     pub path: PathBuf,
     /// The way to Consul of [`RegistryKind::Consul`].
     pub consul: ConsulSettings,

@@ -308,6 +308,14 @@ fn files_of_the_way_to_consul_lie_beside_the_settings() {
 }
 
 #[test]
+fn a_lock_s_time_that_no_registry_takes_is_refused() {
+    for (seconds, right) in [(9, false), (10, true), (86_400, true), (86_401, false)] {
+        let loaded = load(&format!("[publish]\nlock_ttl_s = {seconds}"), &[]);
+        assert_eq!(loaded.is_ok(), right, "{seconds}: {loaded:?}");
+    }
+}
+
+#[test]
 fn the_first_file_is_complete_and_has_the_given_values() {
     let text = first_file(&["store.url=hdfs://h:1/p".into(), "node.name=a".into()]).unwrap();
     assert!(text.contains("url = \"hdfs://h:1/p\"\n"), "{text}");

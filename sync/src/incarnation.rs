@@ -5,12 +5,11 @@
 //! above every epoch that was handed out before.
 
 use crate::kv::{Entry, Index, Key, Kv, KvError, Op, Txn};
-use crate::registry::{Registry, RegistryError};
 use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
 
 /// The counter's directory below the store's root; a listing passes over it.
 const DIRECTORY: &str = ".trough/incarnation";
-/// Where a registry of keys says which it is.
+/// Where the registry says which it is.
 const KEY: &str = "trough/incarnation";
 /// The most counter files there may be: one for each time that a registry was lost.
 const INCARNATIONS_MAX: usize = 100_000;
@@ -25,30 +24,15 @@ pub enum IncarnationError {
     Store(#[from] StoreError),
     /// The registry failed.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The registry failed.
-    #[error(transparent)]
     Kv(#[from] KvError),
     /// Every number tried was taken at that moment.
     #[error("the next {ATTEMPTS} incarnations were all taken by others at this moment; try again")]
     Contended,
 }
 
-/// The incarnation of `registry`; one that has none begins the next that `store` counts.
-pub async fn ensure(store: &dyn Store, registry: &dyn Registry) -> Result<u64, IncarnationError> {
-    if let Some(incarnation) = registry.incarnation().await? {
-        return Ok(incarnation);
-    }
-    let counted = count(store).await?;
-    tracing::info!(incarnation = counted, "the registry has no incarnation; beginning one");
-    registry.begin_incarnation(counted).await?;
-    // somebody else may have begun one between the two questions: what the registry says holds
-    Ok(registry.incarnation().await?.unwrap_or(counted))
-}
-
 /// The incarnation of the registry in `kv`; one that has none, or says what is no number, begins the next that
 /// `store` counts.
-pub async fn ensure_in(store: &dyn Store, kv: &dyn Kv) -> Result<u64, IncarnationError> {
+pub async fn ensure(store: &dyn Store, kv: &dyn Kv) -> Result<u64, IncarnationError> {
     let key = key()?;
     for _ in 0..ATTEMPTS {
         let entry = kv.get(&key).await?;
@@ -77,6 +61,7 @@ pub(crate) fn key() -> Result<Key, KvError> {
     crate::kv::key(KEY)
 }
 
+/// What the key says; `None` when that is no number.
 pub(crate) fn number(entry: &Entry) -> Option<u64> {
     std::str::from_utf8(&entry.value).ok()?.parse().ok()
 }

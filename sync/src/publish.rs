@@ -19,21 +19,21 @@ use fsd::failpoint::crash_point;
 use fsd::segment::{SegmentId, Stamp, Version};
 use futures::stream::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 
-use crate::incarnation::{self, IncarnationError};
+use crate::clock::SinceBoot;
+use crate::kv::{InvalidSession, Kv};
 use crate::metrics as names;
-use crate::registry::{Acquired, Epoch, Registry, RegistryError};
+use crate::registry::Epoch;
 use crate::seal::SealError;
 use crate::store::{Store, StoreError, StorePath};
+use crate::write_lock::{WriteLock, WriteLockError, WriteLocks};
 
 mod copy;
-mod lease;
 mod prepare;
 mod stage;
 
 use copy::Room;
-use lease::Lease;
 use stage::Staging;
 
 /// How publishing is done.
@@ -44,7 +44,7 @@ pub struct PublishSettings {
     pub concurrency: usize,
     /// Segments being copied and checked at the same time, which is work for processor and disk.
     pub prepare_concurrency: usize,
-    /// How long a write lock outlives a publisher that died.
+    /// How long a write lock outlives a publisher that died, in seconds; a registry in Consul may take twice as long.
     pub lock_ttl_s: u64,
     /// Memory, in bytes, that the copies of segments take together while they are checked and sent; one that finds
     /// no room in it goes through a file.
@@ -114,21 +114,13 @@ pub enum PublishError {
         /// The first things that SQLite found.
         problems: String,
     },
-    /// No incarnation, so no fence.
-    #[error("cannot get a fence for {id}")]
-    Incarnation {
-        /// The segment.
-        id: SegmentId,
-        /// Why.
-        source: IncarnationError,
-    },
-    /// The registry failed.
+    /// The write lock could be neither had nor confirmed.
     #[error("cannot lock {id} for writing")]
     Lock {
         /// The segment.
         id: SegmentId,
         /// Why.
-        source: RegistryError,
+        source: WriteLockError,
     },
     /// Somebody else is publishing or writing it.
     #[error("{id} is locked by {holder}; wait for it to finish, or for its lock to run out")]
@@ -220,7 +212,6 @@ impl PublishError {
         match self {
             Self::Source { .. } => "source",
             Self::Damaged { .. } => "damaged",
-            Self::Incarnation { .. } => "incarnation",
             Self::Lock { .. } => "lock",
             Self::HeldBy { .. } => "held",
             Self::Fenced { .. } => "fenced",
@@ -244,30 +235,35 @@ pub struct Publisher {
 
 struct Inner {
     store: Arc<dyn Store>,
-    registry: Arc<dyn Registry>,
+    locks: WriteLocks,
     settings: PublishSettings,
-    holder: String,
     on_progress: OnProgress,
     preparing: Semaphore,
     room: Arc<Room>,
-    incarnation: OnceCell<u64>,
 }
 
 impl Publisher {
-    /// A publisher into `store`. `holder` says to others who holds a lock: host, process, purpose.
+    /// A publisher into `store`, with its locks in `kv`, whose times `since_boot` counts. `holder` says to others who
+    /// holds a lock: host, process, purpose. [`Self::close`] it in the end.
     pub fn new(
         store: Arc<dyn Store>,
-        registry: Arc<dyn Registry>,
+        kv: Arc<dyn Kv>,
+        since_boot: SinceBoot,
         settings: PublishSettings,
         holder: String,
         on_progress: OnProgress,
-    ) -> Self {
+    ) -> Result<Self, InvalidSession> {
+        let ttl = Duration::from_secs(settings.lock_ttl_s);
+        let locks = WriteLocks::new(kv, store.clone(), since_boot, ttl, holder)?;
         let preparing = Semaphore::new(settings.prepare_concurrency.max(1));
         let room = Arc::new(Room::new(settings.memory_bytes, settings.temp_dir.clone()));
-        let incarnation = OnceCell::new();
-        let inner =
-            Inner { store, registry, settings, holder, on_progress, preparing, room, incarnation };
-        Self { inner: Arc::new(inner) }
+        let inner = Inner { store, locks, settings, on_progress, preparing, room };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Ends the session that its locks rested on, which else lasts until its time is over.
+    pub async fn close(&self) {
+        self.inner.locks.close().await;
     }
 
     /// Publishes every segment of `sources`, up to `concurrency` at a time; results come as they are there.
@@ -318,29 +314,24 @@ impl Publisher {
         self.tell(id, Progress::Prepared(prepared.length));
         crash_point("put.prepared");
 
-        let lease = self.lock(id).await?;
+        let lock = self.lock(id).await?;
         crash_point("put.locked");
-        let staging = Staging::new(inner.store.as_ref(), id, &lease);
+        let staging = Staging::new(inner.store.as_ref(), id, &lock);
         let published = self.publish(id, &prepared, &staging).await;
         staging.clear().await;
-        lease.release().await;
+        lock.release().await;
         if published.is_ok() {
             self.tell(id, Progress::Published);
         }
         published
     }
 
-    async fn lock(&self, id: &SegmentId) -> Result<Lease, PublishError> {
-        let Inner { store, registry, settings, holder, incarnation, .. } = &*self.inner;
-        incarnation
-            .get_or_try_init(|| incarnation::ensure(store.as_ref(), registry.as_ref()))
-            .await
-            .map_err(|source| PublishError::Incarnation { id: id.clone(), source })?;
-        let ttl = Duration::from_secs(settings.lock_ttl_s.max(1));
-        let asked = crate::clock::since_boot();
-        match registry.acquire_write(id, holder, ttl).await {
-            Ok(Acquired::Yes(lock)) => Ok(Lease::new(registry.clone(), lock, ttl, asked)),
-            Ok(Acquired::HeldBy(holder)) => Err(PublishError::HeldBy { id: id.clone(), holder }),
+    async fn lock(&self, id: &SegmentId) -> Result<WriteLock, PublishError> {
+        match self.inner.locks.acquire(id).await {
+            Ok(lock) => Ok(lock),
+            Err(WriteLockError::HeldBy(holder)) => {
+                Err(PublishError::HeldBy { id: id.clone(), holder })
+            }
             Err(source) => Err(PublishError::Lock { id: id.clone(), source }),
         }
     }

@@ -1,14 +1,11 @@
-//! What the processes of a trough agree on: which segments the deep store has and how far each one is, who
-//! may publish a segment now, and which life of the registry this is.
+//! The pool table of one machine: which segments the deep store has, and how far this machine is with each.
 //!
-//! Invariants: a pool table that was never written is [`Lookup::Unknown`], never "not there"; a write lock is
-//! held at an epoch that only grows; a lock counts only until its time to live has passed on the holder's own
-//! monotonic clock since it last asked.
+//! Invariant: a table that was never written is [`Lookup::Unknown`], never "not there".
 //!
-//! Left out: where it is kept. [`sqlite`] keeps it in a file for the processes of one machine.
+//! Left out: where it is kept. [`sqlite`] keeps it in a file for the processes of the machine. Locks and whatever
+//! else holds between processes are keys ([`crate::kv`]), on one machine as in a cluster.
 
 use std::fmt;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use fsd::segment::{Digest, SegmentId, Stamp};
@@ -80,7 +77,7 @@ pub struct PoolChange {
     pub complete_at_ms: Option<u64>,
 }
 
-/// A number that orders the holders of one write lock: by incarnation of the registry, then by index.
+/// A number that orders the holders of one lock: by incarnation of the registry, then by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch {
     /// Which life of the registry; counted in the deep store.
@@ -94,26 +91,6 @@ impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:020}-{:020}", self.incarnation, self.index)
     }
-}
-
-/// A write lock that this process holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriteLock {
-    /// The segment it is for.
-    pub id: SegmentId,
-    /// Its fence.
-    pub epoch: Epoch,
-    /// Who holds it, for people.
-    pub holder: String,
-}
-
-/// What came of asking for a write lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Acquired {
-    /// It is ours.
-    Yes(WriteLock),
-    /// Somebody else has it.
-    HeldBy(String),
 }
 
 /// A call to the registry that failed.
@@ -146,24 +123,4 @@ pub trait Registry: Send + Sync + fmt::Debug {
         after: Option<&SegmentId>,
         limit: usize,
     ) -> Result<Vec<PoolRow>, RegistryError>;
-
-    /// Which life of the registry this is; `None` before [`Self::begin_incarnation`].
-    async fn incarnation(&self) -> Result<Option<u64>, RegistryError>;
-
-    /// Sets the incarnation if there is none. `false` when there was one already.
-    async fn begin_incarnation(&self, incarnation: u64) -> Result<bool, RegistryError>;
-
-    /// Takes the write lock of `id` for `ttl`; a lock whose holder let its time run out is taken over.
-    async fn acquire_write(
-        &self,
-        id: &SegmentId,
-        holder: &str,
-        ttl: Duration,
-    ) -> Result<Acquired, RegistryError>;
-
-    /// Whether `lock` is still held at its epoch, and if so for `ttl` more. A consistent read.
-    async fn renew_write(&self, lock: &WriteLock, ttl: Duration) -> Result<bool, RegistryError>;
-
-    /// Gives `lock` back; no error when it was lost before.
-    async fn release_write(&self, lock: &WriteLock) -> Result<(), RegistryError>;
 }

@@ -120,7 +120,7 @@ impl WriteLocks {
                 Asked::Taken(lock) => return Ok(lock),
                 Asked::NoIncarnation => {
                     let _one = self.beginning.lock().await;
-                    incarnation::ensure_in(&*self.store, &*self.kv).await?;
+                    incarnation::ensure(&*self.store, &*self.kv).await?;
                 }
                 Asked::Changed => left = self.look(&key).await?,
                 Asked::SessionGone => {}

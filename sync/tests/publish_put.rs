@@ -11,20 +11,28 @@ use bytes::Bytes;
 use fsd::segment::{Digest, SegmentId};
 use futures::{StreamExt, TryStreamExt};
 use rusqlite::Connection;
+use sync::kv::{Consistency, Key, SESSION_TTL_MIN};
 use sync::publish::{Progress, PublishError, PublishSettings, Publisher};
-use sync::registry::sqlite::SqliteRegistry;
-use sync::registry::{Acquired, Registry};
 use sync::seal::Seal;
 use sync::store::{ListItem, Store, StorePath, StoreTimeouts, open};
+use sync::write_lock::WriteLocks;
 
 #[path = "support/faulty.rs"]
 mod faulty;
+#[path = "support/one_server.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod one_server;
+#[path = "support/places.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod places;
 
-use faulty::{Fault, FaultyStore, FreezingRegistry};
+use faulty::{Fault, FaultyStore};
+use one_server::OneServer;
+use places::Place;
 
 struct Bench {
     store: Arc<dyn Store>,
-    registry: Arc<dyn Registry>,
+    registry: places::File,
     dir: tempfile::TempDir,
 }
 
@@ -33,8 +41,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let url = url.unwrap_or_else(|| dir.path().join("store").to_str().unwrap().to_owned());
         let store = open(&url, StoreTimeouts::default()).unwrap();
-        let registry = Arc::new(SqliteRegistry::open(dir.path().join("registry.sqlite")).unwrap());
-        Self { store, registry, dir }
+        Self { store, registry: places::File::new(), dir }
     }
 
     fn settings(&self) -> PublishSettings {
@@ -42,7 +49,7 @@ impl Bench {
         std::fs::create_dir_all(&temp_dir).unwrap();
         PublishSettings {
             temp_dir: Some(temp_dir),
-            lock_ttl_s: 2,
+            lock_ttl_s: SESSION_TTL_MIN.as_secs(),
             // so that some copies are made in memory, and the larger ones in files
             memory_bytes: 100 << 10,
             ..Default::default()
@@ -50,11 +57,12 @@ impl Bench {
     }
 
     fn publisher(&self) -> Publisher {
-        self.publisher_on(self.store.clone(), self.registry.clone())
+        self.publisher_on(self.store.clone(), &self.registry)
     }
 
-    fn publisher_on(&self, store: Arc<dyn Store>, registry: Arc<dyn Registry>) -> Publisher {
-        Publisher::new(store, registry, self.settings(), "a test".to_owned(), Arc::new(|_, _| {}))
+    fn publisher_on(&self, store: Arc<dyn Store>, registry: &impl Place) -> Publisher {
+        let (kv, clock, name) = (registry.open(), registry.since_boot(), "a test".to_owned());
+        Publisher::new(store, kv, clock, self.settings(), name, Arc::new(|_, _| {})).unwrap()
     }
 
     fn source(&self, name: &str, rows: u32) -> PathBuf {
@@ -157,9 +165,10 @@ async fn a_file_is_published_whole_and_sealed(bench: Bench) {
     let steps = Arc::new(Mutex::new(Vec::new()));
     let told = steps.clone();
     let on_progress = Arc::new(move |_: &SegmentId, p: Progress| told.lock().unwrap().push(p));
-    let (store, registry) = (bench.store.clone(), bench.registry.clone());
-    let publisher =
-        Publisher::new(store, registry, bench.settings(), "a test".to_owned(), on_progress);
+    let (store, kv, clock) =
+        (bench.store.clone(), bench.registry.open(), bench.registry.since_boot());
+    let (settings, name) = (bench.settings(), "a test".to_owned());
+    let publisher = Publisher::new(store, kv, clock, settings, name, on_progress).unwrap();
     let oh = id("strikes-oh");
     let done = publisher.put(&oh, bench.source("oh", 10_000)).await.unwrap();
     assert_eq!(done.path.as_str(), "strikes/strikes-oh.sqlite");
@@ -243,14 +252,14 @@ async fn sources_that_cannot_be_published_change_nothing(bench: Bench) {
 
 async fn a_lock_held_by_another_is_a_clear_error(bench: Bench) {
     let one = id("one-segment");
-    sync::incarnation::ensure(bench.store.as_ref(), bench.registry.as_ref()).await.unwrap();
-    let ttl = std::time::Duration::from_secs(60);
-    let lock = bench.registry.acquire_write(&one, "somebody on node-7", ttl).await.unwrap();
+    let (kv, clock) = (bench.registry.open(), bench.registry.since_boot());
+    let somebody = "somebody on node-7".to_owned();
+    let locks = WriteLocks::new(kv, bench.store.clone(), clock, SESSION_TTL_MIN, somebody);
+    let lock = locks.unwrap().acquire(&one).await.unwrap();
     let error = bench.publisher().put(&one, bench.source("s", 1)).await.unwrap_err();
     assert!(matches!(error, PublishError::HeldBy { .. }), "{error}");
     assert!(error.to_string().contains("somebody on node-7"), "{error}");
-    let Acquired::Yes(lock) = lock else { panic!("{lock:?}") };
-    bench.registry.release_write(&lock).await.unwrap();
+    lock.release().await;
     bench.publisher().put(&one, bench.source("s", 1)).await.unwrap();
 }
 
@@ -268,33 +277,64 @@ async fn many_at_once_are_all_published(bench: Bench) {
     assert_eq!(bench.temp_files(), 0);
 }
 
-/// Puts `source` on a publisher whose `call` number `after` is held up while its lock runs out and another
-/// one publishes; gives back what became of the late one.
-async fn overtaken(bench: &Bench, call: &'static str, after: usize) -> PublishError {
+/// The locks of a cluster are in Consul.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_published_with_locks_in_a_consul_leaves_nothing_there() {
+    const MANY: usize = 40;
+    let (bench, consul) = (Bench::new(None), OneServer::own());
+    let source = bench.source("many", 50);
+    let publisher = bench.publisher_on(bench.store.clone(), &consul);
+    let sources = (0..MANY).map(|n| (id(&format!("many-{n:03}")), source.clone()));
+    let results: Vec<_> = publisher.put_all(futures::stream::iter(sources)).collect().await;
+    let epochs: BTreeSet<_> =
+        results.into_iter().map(|(_, result)| result.unwrap().epoch).collect();
+    assert_eq!((epochs.len(), bench.published().await.len()), (MANY, MANY));
+    publisher.close().await;
+    let locks = Key::new("trough/write").unwrap();
+    assert_eq!(consul.open().list(&locks, Consistency::Consistent).await.unwrap(), []);
+
+    // two at once of one segment
+    let one = id("many-000");
+    let other = bench.publisher_on(bench.store.clone(), &consul);
+    let (a, b) = tokio::join!(publisher.put(&one, source.clone()), other.put(&one, source));
+    let held = |result: &Result<_, _>| matches!(result, Err(PublishError::HeldBy { .. }));
+    assert!((a.is_ok() || held(&a)) && (b.is_ok() || held(&b)) && (a.is_ok() || b.is_ok()));
+    assert_eq!(bench.rows(&one).await, 50);
+}
+
+/// What becomes of a publisher whose `call` number `after` is held up while `meanwhile` happens.
+async fn held_up(
+    bench: &Bench,
+    call: &'static str,
+    after: usize,
+    meanwhile: impl AsyncFnOnce(&SegmentId),
+) -> PublishError {
     let one = id("contested");
     let store = FaultyStore::new(bench.store.clone(), call, after, Fault::HeldUp);
-    let registry = FreezingRegistry::new(bench.registry.clone());
-    let late = bench.publisher_on(store.clone(), registry.clone());
+    let late = bench.publisher_on(store.clone(), &bench.registry);
     let source = bench.source("late", 111);
     let late = tokio::spawn({
         let one = one.clone();
         async move { late.put(&one, source).await }
     });
     store.reached().await;
-    registry.freeze(true);
-    let source = bench.source("winner", 222);
-    let mut tries = 0;
-    let winner = loop {
-        match bench.publisher().put(&one, source.clone()).await {
-            Err(PublishError::HeldBy { .. }) if tries < 100 => tries += 1,
-            other => break other.unwrap(),
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    };
-    registry.freeze(false);
+    meanwhile(&one).await;
     store.let_go();
-    let error = late.await.unwrap().unwrap_err();
-    assert_eq!(bench.rows(&one).await, 222, "the late publisher published");
+    late.await.unwrap().unwrap_err()
+}
+
+/// The same while its lock runs out and another one publishes.
+async fn overtaken(bench: &Bench, call: &'static str, after: usize) -> PublishError {
+    let mut winner = None;
+    let error = held_up(bench, call, after, async |one| {
+        let source = bench.source("winner", 222);
+        let error = bench.publisher().put(one, source.clone()).await.unwrap_err();
+        assert!(matches!(error, PublishError::HeldBy { .. }), "{error}");
+        bench.registry.pass(SESSION_TTL_MIN).await;
+        winner = Some(bench.publisher().put(one, source).await.unwrap());
+    });
+    let (error, winner) = (error.await, winner.unwrap());
+    assert_eq!(bench.rows(&winner.id).await, 222, "the late publisher published");
     let now = bench.store.stat(&winner.path).await.unwrap();
     assert_eq!(now, Some(winner.version.stamp));
     error
@@ -316,12 +356,19 @@ async fn s4_a_publisher_that_slept_over_its_lock_stops_by_itself(bench: Bench) {
         let error = overtaken(&bench, call, after).await;
         println!("held up at {call} {after}: {error}");
     }
+    // also where nobody came meanwhile, so that nothing but its own clock stops it
+    for (call, after) in [("mkdir", 1), ("stat", 2)] {
+        let slept = async |_: &_| bench.registry.pass(SESSION_TTL_MIN).await;
+        let error = held_up(&bench, call, after, slept).await;
+        assert!(matches!(error, PublishError::Fenced { .. }), "{call} {after}: {error:?}");
+        assert_eq!(bench.rows(&id("contested")).await, 222);
+    }
 }
 
 async fn a_file_that_somebody_else_put_is_a_conflict(bench: Bench) {
     let one = id("contested");
     let store = FaultyStore::new(bench.store.clone(), "read", 0, Fault::HeldUp);
-    let publisher = bench.publisher_on(store.clone(), bench.registry.clone());
+    let publisher = bench.publisher_on(store.clone(), &bench.registry);
     let source = bench.source("mine", 5);
     let put = tokio::spawn({
         let one = one.clone();
@@ -359,7 +406,7 @@ async fn a_step_that_fails_publishes_nothing_and_can_be_repeated(bench: Bench) {
     for (call, after) in faults {
         for fault in [Fault::Refused, Fault::AnswerLost] {
             let store = FaultyStore::new(bench.store.clone(), call, after, fault);
-            let publisher = bench.publisher_on(store, bench.registry.clone());
+            let publisher = bench.publisher_on(store, &bench.registry);
             let result = publisher.put(&one, source.clone()).await;
             let published = bench.published().await;
             assert_eq!(published.len(), 1, "{call} {after} {fault:?}: {published:?}");

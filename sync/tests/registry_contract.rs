@@ -1,17 +1,14 @@
-//! What every registry promises. The cluster's registry will run the same list.
+//! What the pool table of one machine promises.
 
 // a failed step of a test is a failed test
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use fsd::segment::{Digest, SegmentId, Stamp};
 use sync::registry::sqlite::SqliteRegistry;
-use sync::registry::{Acquired, Lookup, PoolChange, PoolRow, Registry, SegmentState, WriteLock};
+use sync::registry::{Lookup, PoolChange, PoolRow, Registry, SegmentState};
 use sync::store::StorePath;
-
-const TTL: Duration = Duration::from_secs(60);
 
 fn id(text: &str) -> SegmentId {
     SegmentId::new(text).unwrap()
@@ -26,13 +23,6 @@ fn row(name: &str, state: SegmentState) -> PoolRow {
         state,
         digest: matches!(state, SegmentState::Held).then(|| Digest::from(blake3::hash(b"x"))),
         reason: matches!(state, SegmentState::Refused).then(|| "why".to_owned()),
-    }
-}
-
-fn taken(acquired: Acquired) -> WriteLock {
-    match acquired {
-        Acquired::Yes(lock) => lock,
-        Acquired::HeldBy(by) => panic!("held by {by}"),
     }
 }
 
@@ -74,10 +64,6 @@ contract!(super::File::new(), sqlite:
     a_pool_that_was_never_complete_is_unknown,
     a_change_is_one_step_and_counts,
     pages_come_in_order_of_id,
-    an_incarnation_begins_once_and_without_one_nobody_writes,
-    s4_a_write_lock_has_one_holder_and_an_epoch_that_grows,
-    s4_a_lock_whose_time_ran_out_is_taken_over_and_its_holder_is_told,
-    many_at_once_get_one_lock,
 );
 
 async fn a_pool_that_was_never_complete_is_unknown(place: &impl Place) {
@@ -139,87 +125,12 @@ async fn pages_come_in_order_of_id(place: &impl Place) {
     assert_eq!(names, (0..25).map(|n| format!("s{n:02}")).collect::<Vec<_>>());
 }
 
-async fn an_incarnation_begins_once_and_without_one_nobody_writes(place: &impl Place) {
-    let registry = place.open();
-    assert_eq!(registry.incarnation().await.unwrap(), None);
-    let error = registry.acquire_write(&id("a"), "me", TTL).await.unwrap_err();
-    assert!(error.to_string().contains("incarnation"), "{error}");
-    assert!(registry.begin_incarnation(3).await.unwrap());
-    assert!(!registry.begin_incarnation(4).await.unwrap());
-    assert_eq!(place.open().incarnation().await.unwrap(), Some(3));
-    let lock = taken(registry.acquire_write(&id("a"), "me", TTL).await.unwrap());
-    assert_eq!(lock.epoch.incarnation, 3);
-}
-
-async fn s4_a_write_lock_has_one_holder_and_an_epoch_that_grows(place: &impl Place) {
-    let (one, two) = (place.open(), place.open());
-    one.begin_incarnation(1).await.unwrap();
-    let first = taken(one.acquire_write(&id("a"), "one", TTL).await.unwrap());
-    let held = Acquired::HeldBy("one".to_owned());
-    assert_eq!(two.acquire_write(&id("a"), "two", TTL).await.unwrap(), held);
-    assert!(one.renew_write(&first, TTL).await.unwrap());
-    let other = taken(two.acquire_write(&id("b"), "two", TTL).await.unwrap());
-    one.release_write(&first).await.unwrap();
-    one.release_write(&first).await.unwrap();
-    assert!(!one.renew_write(&first, TTL).await.unwrap());
-    let again = taken(two.acquire_write(&id("a"), "two", TTL).await.unwrap());
-    assert!(first.epoch < other.epoch && other.epoch < again.epoch);
-    assert!(first.epoch.to_string() < again.epoch.to_string());
-    // a late release of the first holder must not free what the second holds
-    one.release_write(&first).await.unwrap();
-    assert!(two.renew_write(&again, TTL).await.unwrap());
-}
-
-async fn s4_a_lock_whose_time_ran_out_is_taken_over_and_its_holder_is_told(place: &impl Place) {
-    let (one, two) = (place.open(), place.open());
-    one.begin_incarnation(1).await.unwrap();
-    let short = Duration::from_millis(200);
-    let first = taken(one.acquire_write(&id("a"), "one", short).await.unwrap());
-    let mut second = None;
-    for _ in 0..100 {
-        if let Acquired::Yes(lock) = two.acquire_write(&id("a"), "two", TTL).await.unwrap() {
-            second = Some(lock);
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let second = second.expect("a lock that ran out can be taken");
-    assert!(second.epoch > first.epoch);
-    assert!(!one.renew_write(&first, TTL).await.unwrap());
-    assert!(two.renew_write(&second, TTL).await.unwrap());
-}
-
-async fn many_at_once_get_one_lock(place: &impl Place) {
-    place.open().begin_incarnation(1).await.unwrap();
-    let tries = (0..8).map(|n| {
-        let registry = place.open();
-        async move { registry.acquire_write(&id("a"), &format!("p{n}"), TTL).await.unwrap() }
-    });
-    let answers = futures::future::join_all(tries.map(tokio::spawn)).await;
-    let won = answers.into_iter().filter(|a| matches!(a, Ok(Acquired::Yes(_)))).count();
-    assert_eq!(won, 1);
-}
-
-#[tokio::test]
-async fn a_lock_of_an_earlier_boot_is_over() {
-    let place = File::new();
-    let registry = place.open();
-    registry.begin_incarnation(1).await.unwrap();
-    let first = taken(registry.acquire_write(&id("a"), "before", TTL).await.unwrap());
-    let raw = rusqlite::Connection::open(place.path()).unwrap();
-    raw.execute("UPDATE write_lock SET boot = 'an earlier one'", []).unwrap();
-    assert!(!registry.renew_write(&first, TTL).await.unwrap());
-    let second = taken(registry.acquire_write(&id("a"), "after", TTL).await.unwrap());
-    assert!(second.epoch > first.epoch);
-}
-
 /// The golden file was written by the first version; every later one must read it for ever.
 #[tokio::test]
 async fn s11_a_file_of_version_1_is_read() {
     let place = File::new();
     std::fs::write(place.path(), include_bytes!("../testdata/registry-v1.sqlite")).unwrap();
     let registry = place.open();
-    assert_eq!(registry.incarnation().await.unwrap(), Some(7));
     let meta = registry.pool_meta().await.unwrap().unwrap();
     assert_eq!((meta.complete_at_ms, meta.segments), (1_795_364_100_000, 2));
     let Lookup::Listed(ohio) = registry.lookup(&id("ohio")).await.unwrap() else {
@@ -235,9 +146,14 @@ async fn s11_a_file_of_version_1_is_read() {
     };
     assert_eq!(texas.state, SegmentState::Refused);
     assert_eq!(texas.reason.as_deref(), Some("not SQLite"));
-    // its lock is of an earlier boot, and its epoch is never given again
-    let lock = taken(registry.acquire_write(&id("ohio"), "me", TTL).await.unwrap());
-    assert_eq!((lock.epoch.incarnation, lock.epoch.index), (7, 2));
+    let change = PoolChange { remove: vec![id("texas")], ..Default::default() };
+    registry.change_pool(change).await.unwrap();
+    assert_eq!(place.open().pool_meta().await.unwrap().unwrap().segments, 1);
+    // its locks are elsewhere now: a trough of that version takes none here beside those
+    let raw = rusqlite::Connection::open(place.path()).unwrap();
+    let tables = "SELECT group_concat(name ORDER BY name) FROM sqlite_schema WHERE type = 'table'";
+    let tables: String = raw.query_row(tables, [], |row| row.get(0)).unwrap();
+    assert_eq!(tables, "meta,pool");
 }
 
 #[tokio::test]
@@ -270,26 +186,4 @@ async fn a_hundred_thousand_rows_change_in_one_step() {
     }
     println!("one lookup: {:?}", started.elapsed() / 1_000);
     assert_eq!(registry.pool_meta().await.unwrap().unwrap().segments, 100_000);
-}
-
-#[tokio::test]
-async fn s4_a_registry_that_was_lost_begins_above_every_epoch_before() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("store");
-    let store = sync::store::open(root.to_str().unwrap(), Default::default()).unwrap();
-    let (kept, lost) = (File::new(), File::new());
-    let ensure = |registry: Arc<dyn Registry>| {
-        let store = store.clone();
-        async move { sync::incarnation::ensure(store.as_ref(), registry.as_ref()).await.unwrap() }
-    };
-    assert_eq!(ensure(lost.open()).await, 1);
-    assert_eq!(ensure(lost.open()).await, 1, "one that is there stays");
-    let before = taken(lost.open().acquire_write(&id("a"), "me", TTL).await.unwrap());
-    assert_eq!(ensure(kept.open()).await, 2);
-    let after = taken(kept.open().acquire_write(&id("a"), "me", TTL).await.unwrap());
-    assert!(after.epoch > before.epoch);
-    // many that find it lost at the same moment agree on one
-    let empty = File::new();
-    let all = futures::future::join_all((0..6).map(|_| ensure(empty.open()))).await;
-    assert!(all.iter().all(|n| *n == all[0] && *n > 2), "{all:?}");
 }

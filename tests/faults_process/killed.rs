@@ -111,7 +111,7 @@ fn s4_s10_a_killed_put_changes_nothing_wrong_and_the_next_one_succeeds() {
         let killed = put_with(&trough, "ohio", &file, &[("FAILPOINTS", &format!("{step}=return"))]);
         assert_eq!(killed.status.code(), None, "{step}: it was not killed");
         // five times the time to live of the killed one's lock
-        within(Duration::from_secs(15), &format!("{step}: a put after the killed one"), || {
+        within(Duration::from_secs(50), &format!("{step}: a put after the killed one"), || {
             let output = put_with(&trough, "ohio", &file, &[]);
             println!("{step}: {}", text(&output.stderr));
             output.status.success()

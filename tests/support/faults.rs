@@ -23,7 +23,7 @@ retry_first_ms = 100
 retry_longest_ms = 500
 
 [publish]
-lock_ttl_s = 3
+lock_ttl_s = 10
 
 [read]
 query_ms = 2000

@@ -11,8 +11,9 @@ use fsd::segment::SegmentId;
 use futures::{StreamExt, TryStreamExt};
 use hdfs_native::{Client, ClientBuilder};
 use rig::hdfs::Hdfs;
+use sync::clock::since_boot;
+use sync::kv::sqlite::{FILE_TIMEOUTS, SqliteKv};
 use sync::publish::{Publication, PublishError, PublishSettings, Publisher};
-use sync::registry::sqlite::SqliteRegistry;
 use sync::store::{Store, StoreTimeouts};
 use tokio::runtime::Runtime;
 
@@ -57,12 +58,13 @@ impl Deep {
         path: &str,
         scratch: &Path,
     ) -> anyhow::Result<Vec<String>> {
-        let registry = Arc::new(SqliteRegistry::open(scratch.join("publisher.sqlite"))?);
+        let kv = SqliteKv::open(scratch.join("publisher.sqlite"), since_boot, FILE_TIMEOUTS)?;
+        let (kv, clock) = (Arc::new(kv), Arc::new(since_boot));
         let settings =
             PublishSettings { temp_dir: Some(scratch.to_owned()), ..PublishSettings::default() };
         let store = self.store(path)?;
         let quiet = Arc::new(|_: &SegmentId, _| ());
-        let publisher = Publisher::new(store, registry, settings, "bench".to_owned(), quiet);
+        let publisher = Publisher::new(store, kv, clock, settings, "bench".to_owned(), quiet)?;
         let sources = files.iter().map(|file| anyhow::Ok((id_of(file)?, file.clone())));
         let sources = sources.collect::<anyhow::Result<Vec<_>>>()?;
         self.runtime.block_on(async {

@@ -18,8 +18,7 @@ use proxy::catalogue::one_machine::OneMachine;
 use proxy::mount::Mount;
 use proxy::reader::{Elsewhere, ReaderSettings, serve};
 use sync::registry::{
-    Acquired, Lookup, PoolChange, PoolMeta, PoolRow, Registry, RegistryError, SegmentState,
-    WriteLock,
+    Lookup, PoolChange, PoolMeta, PoolRow, Registry, RegistryError, SegmentState,
 };
 use sync::store::StorePath;
 use tempfile::TempDir;
@@ -141,26 +140,6 @@ impl Registry for Table {
         let rows = self.rows.lock().unwrap();
         let later = rows.values().filter(|row| after.is_none_or(|after| row.id > *after));
         Ok(later.take(limit).cloned().collect())
-    }
-    async fn incarnation(&self) -> Result<Option<u64>, RegistryError> {
-        unimplemented!()
-    }
-    async fn begin_incarnation(&self, _: u64) -> Result<bool, RegistryError> {
-        unimplemented!()
-    }
-    async fn acquire_write(
-        &self,
-        _: &SegmentId,
-        _: &str,
-        _: Duration,
-    ) -> Result<Acquired, RegistryError> {
-        unimplemented!()
-    }
-    async fn renew_write(&self, _: &WriteLock, _: Duration) -> Result<bool, RegistryError> {
-        unimplemented!()
-    }
-    async fn release_write(&self, _: &WriteLock) -> Result<(), RegistryError> {
-        unimplemented!()
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Left out: more than one machine (SQLite's locks do not hold over network file systems).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,20 @@ pub(crate) use shared::SharedFile;
 
 /// How often a watch looks: a quarter of what a person notices, and 20 short reads a second.
 const WATCH_POLL: Duration = Duration::from_millis(50);
+
+/// How long calls may take on a machine's own file: many wait for one disk, and none of them would be faster elsewhere.
+pub const FILE_TIMEOUTS: KvTimeouts = KvTimeouts { connect_ms: 20_000, call_ms: 20_000 };
+
+/// Where the keys of a machine are whose pool table is at `registry`: beside it, `registry.keys.sqlite` for
+/// `registry.sqlite`. A file of their own, for the change of a large pool holds its file for seconds, and a renewal must
+/// not wait that long.
+pub fn keys_path(registry: &Path) -> PathBuf {
+    let extension = match registry.extension() {
+        Some(extension) => format!("keys.{}", extension.display()),
+        None => "keys".to_owned(),
+    };
+    registry.with_extension(extension)
+}
 
 /// The store of keys in a file. Cloning is cheap.
 #[derive(Clone)]
@@ -286,6 +300,15 @@ impl Kv for SqliteKv {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_keys_lie_beside_the_pool_table() {
+        for (registry, keys) in
+            [("/a/registry.sqlite", "/a/registry.keys.sqlite"), ("b.c/pool", "b.c/pool.keys")]
+        {
+            assert_eq!(keys_path(Path::new(registry)), Path::new(keys));
+        }
+    }
 
     #[tokio::test]
     async fn who_only_asks_does_not_wait_for_a_process_that_stopped_in_a_change() {

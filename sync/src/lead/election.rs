@@ -167,7 +167,7 @@ impl Candidate {
 
     /// The epoch of a lock that was taken.
     async fn begin(&self, session: &KeptSession) -> Result<Epoch, ElectionError> {
-        let incarnation = incarnation::ensure_in(&*self.store, &*self.kv).await?;
+        let incarnation = incarnation::ensure(&*self.store, &*self.kv).await?;
         let entry = self.kv.get(&lead_key()?).await?;
         match entry.filter(|entry| entry.session.as_ref() == Some(session.id())) {
             Some(entry) if session.holds() => Ok(Epoch { incarnation, index: entry.modified.0 }),

@@ -5,12 +5,12 @@ use fsd::failpoint::crash_point;
 use fsd::segment::{Digest, SegmentId, Stamp};
 use futures::StreamExt;
 
-use super::lease::Lease;
 use super::prepare::Prepared;
 use super::{Before, PublishError};
 use crate::registry::Epoch;
 use crate::seal::Seal;
 use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
+use crate::write_lock::WriteLock;
 
 /// Where segments are staged, below the store's root; a listing passes over it.
 const STAGING: &str = ".staging";
@@ -22,20 +22,20 @@ const PIECE_BYTES: usize = 1 << 20;
 pub(super) struct Staging<'a> {
     store: &'a dyn Store,
     id: &'a SegmentId,
-    lease: &'a Lease,
+    lock: &'a WriteLock,
     label: String,
     directory: String,
 }
 
 impl<'a> Staging<'a> {
-    pub(super) fn new(store: &'a dyn Store, id: &'a SegmentId, lease: &'a Lease) -> Self {
+    pub(super) fn new(store: &'a dyn Store, id: &'a SegmentId, lock: &'a WriteLock) -> Self {
         let label = format!("{STAGING}/{}", id.label());
-        let directory = format!("{label}/{}", lease.lock().epoch);
-        Self { store, id, lease, label, directory }
+        let directory = format!("{label}/{}", lock.epoch());
+        Self { store, id, lock, label, directory }
     }
 
     pub(super) fn epoch(&self) -> Epoch {
-        self.lease.lock().epoch
+        self.lock.epoch()
     }
 
     /// Takes over: deletes what lower epochs staged, makes this epoch's directory once, and only then asks
@@ -56,9 +56,7 @@ impl<'a> Staging<'a> {
         let directory = path(&self.directory).map_err(failed)?;
         self.store.mkdir(&directory).await.map_err(failed)?;
         crash_point("put.staging-made");
-        if !self.lease.confirm().await {
-            return Err(self.fenced());
-        }
+        self.confirm().await?;
         crash_point("put.confirmed");
         self.store.stat(&StorePath::published(self.id)).await.map_err(failed)
     }
@@ -136,9 +134,7 @@ impl<'a> Staging<'a> {
         let (data, seal) = (self.data().map_err(failed)?, self.sealed().map_err(failed)?);
         let seal_to = Seal::path(to).map_err(|e| failed(invalid(to.as_str(), &e)))?;
         self.store.mkdir(&to.parent()).await.map_err(failed)?;
-        if !self.lease.confirm().await {
-            return Err(self.fenced());
-        }
+        self.confirm().await?;
         crash_point("put.before-rename");
         let now = self.store.stat(to).await.map_err(failed)?;
         if now != before {
@@ -153,7 +149,7 @@ impl<'a> Staging<'a> {
     }
 
     async fn rename(&self, from: &StorePath, to: &StorePath) -> Result<(), PublishError> {
-        if !self.lease.holds() {
+        if !self.lock.holds() {
             return Err(self.fenced());
         }
         match self.store.rename(from, to).await {
@@ -161,6 +157,14 @@ impl<'a> Staging<'a> {
             // the final directory was made just now, so it is the source that somebody deleted: the fence
             Err(error) if error.kind == StoreErrorKind::NotFound => Err(self.fenced()),
             Err(source) => Err(PublishError::Rename { id: self.id.clone(), source }),
+        }
+    }
+
+    async fn confirm(&self) -> Result<(), PublishError> {
+        match self.lock.confirm().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.fenced()),
+            Err(error) => Err(PublishError::Lock { id: self.id.clone(), source: error.into() }),
         }
     }
 

@@ -1,9 +1,7 @@
-//! The registry as one SQLite file for the processes of one machine.
+//! The pool table in one SQLite file for the processes of one machine.
 //!
-//! Invariants: every change is one IMMEDIATE transaction that is on the disk when it is acknowledged
-//! (`synchronous=FULL`), so an epoch that was handed out is not handed out again after a power cut; the index
-//! of an epoch only grows, also over releases; a lock's time is counted on the clock since boot, with the boot
-//! it was taken in, so a lock of an earlier boot is over.
+//! Invariant: every change is one IMMEDIATE transaction that is on the disk when it is acknowledged
+//! (`synchronous=FULL`).
 //!
 //! Left out: more than one machine (SQLite's locks do not hold over network file systems).
 
@@ -15,10 +13,7 @@ use async_trait::async_trait;
 use fsd::segment::SegmentId;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::{
-    Acquired, Epoch, Lookup, PoolChange, PoolMeta, PoolRow, Registry, RegistryError, WriteLock,
-};
-use crate::clock::since_boot;
+use super::{Lookup, PoolChange, PoolMeta, PoolRow, Registry, RegistryError};
 use crate::sqlite_file::{self, SqliteFileError};
 
 mod rows;
@@ -35,7 +30,6 @@ const CALL: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct SqliteRegistry {
     path: Arc<Path>,
-    boot: Arc<str>,
     /// WAL lets one read while the other writes.
     reader: Arc<Mutex<Connection>>,
     writer: Arc<Mutex<Connection>>,
@@ -44,21 +38,6 @@ pub struct SqliteRegistry {
 impl std::fmt::Debug for SqliteRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("SqliteRegistry").field(&self.path).finish()
-    }
-}
-
-/// What failed inside a call; becomes a [`RegistryError`] with its address.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Sqlite(#[from] SqliteFileError),
-    #[error("{0}")]
-    Said(String),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error.into())
     }
 }
 
@@ -71,14 +50,10 @@ impl SqliteRegistry {
             target: path.display().to_string(),
             reason,
         };
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|e| {
-            error(format!("{e} at /proc/sys/kernel/random/boot_id; is /proc mounted?"))
-        })?;
         let connect = || sqlite_file::open(&path, BUSY, schema::STEPS);
         let writer = connect().map_err(|e| error(e.to_string()))?;
         let reader = connect().map_err(|e| error(e.to_string()))?;
         Ok(Self {
-            boot: boot.trim().into(),
             reader: Arc::new(Mutex::new(reader)),
             writer: Arc::new(Mutex::new(writer)),
             path: path.into(),
@@ -89,7 +64,7 @@ impl SqliteRegistry {
         &self,
         attempted: &'static str,
         connection: &Arc<Mutex<Connection>>,
-        call: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+        call: impl FnOnce(&mut Connection) -> Result<T, SqliteFileError> + Send + 'static,
     ) -> Result<T, RegistryError> {
         let connection = connection.clone();
         let task = tokio::task::spawn_blocking(move || {
@@ -109,7 +84,7 @@ impl SqliteRegistry {
     async fn read<T: Send + 'static>(
         &self,
         attempted: &'static str,
-        call: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+        call: impl FnOnce(&mut Connection) -> Result<T, SqliteFileError> + Send + 'static,
     ) -> Result<T, RegistryError> {
         self.on(attempted, &self.reader, call).await
     }
@@ -118,7 +93,7 @@ impl SqliteRegistry {
     async fn write<T: Send + 'static>(
         &self,
         attempted: &'static str,
-        call: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, Failure> + Send + 'static,
+        call: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, SqliteFileError> + Send + 'static,
     ) -> Result<T, RegistryError> {
         let call = move |connection: &mut Connection| {
             let transaction =
@@ -141,18 +116,10 @@ fn set_meta(connection: &Connection, key: &str, value: u64) -> rusqlite::Result<
     statement.execute(params![key, value]).map(drop)
 }
 
-fn now_ms() -> u64 {
-    u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX)
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Largest integer that SQLite keeps: what a time far in the future is cut to.
-const INTEGER_MAX: u64 = i64::MAX as u64;
-
-fn apply(transaction: &rusqlite::Transaction<'_>, change: &PoolChange) -> Result<(), Failure> {
+fn apply(
+    transaction: &rusqlite::Transaction<'_>,
+    change: &PoolChange,
+) -> Result<(), SqliteFileError> {
     let mut segments = meta(transaction, schema::SEGMENTS)?.unwrap_or(0);
     for row in &change.upsert {
         segments += u64::from(rows::upsert(transaction, row)?);
@@ -217,87 +184,6 @@ impl Registry for SqliteRegistry {
         })
         .await
     }
-
-    async fn incarnation(&self) -> Result<Option<u64>, RegistryError> {
-        self.read("read the incarnation", |connection| Ok(meta(connection, schema::INCARNATION)?))
-            .await
-    }
-
-    async fn begin_incarnation(&self, incarnation: u64) -> Result<bool, RegistryError> {
-        self.write("begin an incarnation", move |transaction| {
-            let mut statement =
-                transaction.prepare_cached("INSERT OR IGNORE INTO meta VALUES (?, ?)")?;
-            Ok(statement.execute(params![schema::INCARNATION, incarnation])? == 1)
-        })
-        .await
-    }
-
-    async fn acquire_write(
-        &self,
-        id: &SegmentId,
-        holder: &str,
-        ttl: Duration,
-    ) -> Result<Acquired, RegistryError> {
-        let (id, holder, boot) = (id.clone(), holder.to_owned(), self.boot.clone());
-        self.write("take a write lock", move |transaction| {
-            let incarnation = meta(transaction, schema::INCARNATION)?.ok_or_else(|| {
-                Failure::Said("it has no incarnation yet, so nobody may write".to_owned())
-            })?;
-            let held: Option<String> = transaction
-                .prepare_cached(
-                    "SELECT holder FROM write_lock WHERE id = ? AND boot = ? AND expires_ms > ?",
-                )?
-                .query_row(params![id.as_str(), &*boot, now_ms()], |row| row.get(0))
-                .optional()?;
-            if let Some(by) = held {
-                return Ok(Acquired::HeldBy(by));
-            }
-            let index = meta(transaction, schema::EPOCH_INDEX)?.unwrap_or(0) + 1;
-            set_meta(transaction, schema::EPOCH_INDEX, index)?;
-            let expires = now_ms().saturating_add(ms(ttl)).min(INTEGER_MAX);
-            transaction
-                .prepare_cached("INSERT OR REPLACE INTO write_lock VALUES (?, ?, ?, ?, ?, ?)")?
-                .execute(params![id.as_str(), incarnation, index, holder, &*boot, expires])?;
-            Ok(Acquired::Yes(WriteLock { id, epoch: Epoch { incarnation, index }, holder }))
-        })
-        .await
-    }
-
-    async fn renew_write(&self, lock: &WriteLock, ttl: Duration) -> Result<bool, RegistryError> {
-        let (lock, boot) = (lock.clone(), self.boot.clone());
-        self.write("confirm a write lock", move |transaction| {
-            let now = now_ms();
-            let expires = now.saturating_add(ms(ttl)).min(INTEGER_MAX);
-            let renewed = transaction
-                .prepare_cached(
-                    "UPDATE write_lock SET expires_ms = ? WHERE id = ? AND incarnation = ? AND idx = ?
-                     AND boot = ? AND expires_ms > ?",
-                )?
-                .execute(params![
-                    expires,
-                    lock.id.as_str(),
-                    lock.epoch.incarnation,
-                    lock.epoch.index,
-                    &*boot,
-                    now
-                ])?;
-            Ok(renewed == 1)
-        })
-        .await
-    }
-
-    async fn release_write(&self, lock: &WriteLock) -> Result<(), RegistryError> {
-        let lock = lock.clone();
-        self.write("give a write lock back", move |transaction| {
-            transaction
-                .prepare_cached(
-                    "DELETE FROM write_lock WHERE id = ? AND incarnation = ? AND idx = ?",
-                )?
-                .execute(params![lock.id.as_str(), lock.epoch.incarnation, lock.epoch.index])?;
-            Ok(())
-        })
-        .await
-    }
 }
 
 #[cfg(test)]
@@ -314,9 +200,10 @@ mod tests {
         // with a write among it this would wait until it is given up
         let registry = SqliteRegistry::open(&path).unwrap();
         assert_eq!(registry.pool_meta().await.unwrap(), None);
-        let error = registry.begin_incarnation(1).await.unwrap_err();
+        let complete = PoolChange { complete_at_ms: Some(1), ..PoolChange::default() };
+        let error = registry.change_pool(complete.clone()).await.unwrap_err();
         assert!(error.to_string().contains("try again"), "{error}");
         drop(stopped);
-        assert!(registry.begin_incarnation(1).await.unwrap());
+        registry.change_pool(complete).await.unwrap();
     }
 }

@@ -1,19 +1,11 @@
-//! A store and a registry that a test can hold up and break, around real ones.
-
-// each test binary uses its own part of this
-#![allow(dead_code, clippy::unwrap_used)]
+//! A store that a test can hold up and break, around a real one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fsd::segment::{SegmentId, Stamp};
+use fsd::segment::Stamp;
 use futures::stream::BoxStream;
-use sync::registry::{
-    Acquired, Lookup, PoolChange, PoolMeta, PoolRow, Registry, RegistryError, WriteLock,
-};
 use sync::store::{ListItem, Store, StoreError, StoreErrorKind, StorePath, StoreWriter};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -128,65 +120,5 @@ impl Store for FaultyStore {
     }
     async fn names(&self, path: &StorePath, limit: usize) -> Result<Vec<String>, StoreError> {
         self.call("names", self.inner.names(path, limit)).await
-    }
-}
-
-/// A registry as a process sees it that is stopped: while it is frozen, no renewal goes out.
-#[derive(Debug)]
-pub struct FreezingRegistry {
-    inner: Arc<dyn Registry>,
-    frozen: AtomicBool,
-}
-
-impl FreezingRegistry {
-    pub fn new(inner: Arc<dyn Registry>) -> Arc<Self> {
-        Arc::new(Self { inner, frozen: AtomicBool::new(false) })
-    }
-
-    pub fn freeze(&self, frozen: bool) {
-        self.frozen.store(frozen, Ordering::SeqCst);
-    }
-}
-
-#[async_trait]
-impl Registry for FreezingRegistry {
-    async fn change_pool(&self, change: PoolChange) -> Result<(), RegistryError> {
-        self.inner.change_pool(change).await
-    }
-    async fn pool_meta(&self) -> Result<Option<PoolMeta>, RegistryError> {
-        self.inner.pool_meta().await
-    }
-    async fn lookup(&self, id: &SegmentId) -> Result<Lookup, RegistryError> {
-        self.inner.lookup(id).await
-    }
-    async fn pool_page(
-        &self,
-        after: Option<&SegmentId>,
-        limit: usize,
-    ) -> Result<Vec<PoolRow>, RegistryError> {
-        self.inner.pool_page(after, limit).await
-    }
-    async fn incarnation(&self) -> Result<Option<u64>, RegistryError> {
-        self.inner.incarnation().await
-    }
-    async fn begin_incarnation(&self, incarnation: u64) -> Result<bool, RegistryError> {
-        self.inner.begin_incarnation(incarnation).await
-    }
-    async fn acquire_write(
-        &self,
-        id: &SegmentId,
-        holder: &str,
-        ttl: Duration,
-    ) -> Result<Acquired, RegistryError> {
-        self.inner.acquire_write(id, holder, ttl).await
-    }
-    async fn renew_write(&self, lock: &WriteLock, ttl: Duration) -> Result<bool, RegistryError> {
-        while self.frozen.load(Ordering::SeqCst) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        self.inner.renew_write(lock, ttl).await
-    }
-    async fn release_write(&self, lock: &WriteLock) -> Result<(), RegistryError> {
-        self.inner.release_write(lock).await
     }
 }

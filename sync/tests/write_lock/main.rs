@@ -7,15 +7,15 @@
 #[macro_use]
 #[path = "../support/contract.rs"]
 mod contract;
+#[path = "../support/breaking.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod breaking;
 #[path = "../support/one_server.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod one_server;
 #[path = "../support/places.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod places;
-#[path = "../support/breaking.rs"]
-#[allow(dead_code, reason = "each test file uses its part")]
-mod breaking;
 
 mod documents;
 mod holding;
@@ -26,6 +26,7 @@ mod support;
 
 use one_server::OneServer;
 use places::File;
+use sync::registry::Epoch;
 
 contract!(
     holding:
@@ -59,4 +60,16 @@ async fn s4_a_consul_that_comes_back_empty_or_garbled_gives_higher_epochs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_incarnation_nobody_takes_a_lock() {
     losing::without_an_incarnation_nobody_takes_a_lock(&File::new()).await;
+}
+
+/// The golden file was written by the first version; every later one must read it for ever.
+#[tokio::test]
+async fn s11_a_file_of_version_1_is_read() {
+    let place = File::new();
+    std::fs::write(place.path(), include_bytes!("../../testdata/keys-v1.sqlite")).unwrap();
+    let writers = support::Writers::new(&place);
+    // who holds it there does so in an earlier boot, and its epoch is never given again
+    let lock = writers.start("one").0.acquire(&support::id("ohio")).await.unwrap();
+    assert_eq!(lock.epoch().incarnation, 7);
+    assert!(lock.epoch() > Epoch { incarnation: 7, index: 5 });
 }

@@ -12,7 +12,7 @@ use sync::kv::sqlite::SqliteKv;
 use sync::store::{StoreTimeouts, open};
 use sync::write_lock::{WriteLockError, WriteLocks};
 
-use crate::places::PATIENT;
+use crate::one_server::PATIENT;
 use crate::support::*;
 
 const PROCESSES: usize = 4;

@@ -4,10 +4,6 @@
 pub(super) const COMPLETE_AT_MS: &str = "complete_at_ms";
 /// Key in `meta`: how many rows `pool` has.
 pub(super) const SEGMENTS: &str = "segments";
-/// Key in `meta`: which life of the registry this is.
-pub(super) const INCARNATION: &str = "incarnation";
-/// Key in `meta`: the index of the newest epoch.
-pub(super) const EPOCH_INDEX: &str = "epoch_index";
 
 /// The steps of [`crate::sqlite_file`].
 pub(super) const STEPS: &[&str] = &["
@@ -20,4 +16,8 @@ pub(super) const STEPS: &[&str] = &["
         id TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, idx INTEGER NOT NULL, holder TEXT NOT NULL,
         boot TEXT NOT NULL, expires_ms INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+", "
+    -- locks and incarnations are keys in a file of their own: who still looks for them here shall fail
+    DROP TABLE write_lock;
+    DELETE FROM meta WHERE key IN ('incarnation', 'epoch_index');
 "];
