@@ -53,7 +53,6 @@ pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    publisher.close().await;
     progress.finish();
     if done + failed < all {
         eprintln!("trough: interrupted; {} not begun", counted(all - done - failed, "file"));
@@ -75,23 +74,22 @@ pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(done < all)))
 }
 
-/// Tells who lists the deep store, the synchronizer of this machine or the lead of the cluster, to do it now. Without
-/// one, its next period does: no error.
+/// Tells who lists the deep store to look now. Without one, the next period does: no error.
 async fn trigger(config: &Config) {
     let told = async {
         let url = match config.in_cluster() {
+            false => http::url_of(&config.node.manager_listen)?,
             true => {
                 let leader = sync::lead::leader(&*wiring::kv(config)?).await?;
                 format!("http://{}", leader.context("nobody leads")?.address)
             }
-            false => http::url_of(&config.node.manager_listen)?,
         };
         let client = http::client(Some(TRIGGER_TIMEOUT))?;
         client.post(format!("{url}/sync")).send().await?.error_for_status()?;
         anyhow::Ok(())
     };
     if let Err(error) = told.await {
-        tracing::debug!(error = format!("{error:#}"), "nobody heard of the new segments");
+        tracing::debug!(error = format!("{error:#}"), "no synchronizer heard of the new segments");
     }
 }
 

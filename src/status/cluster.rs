@@ -35,6 +35,8 @@ pub struct ClusterStatus {
     pub lead: Option<LeadLine>,
     /// What people want; `None` when that cannot be said.
     pub orders: Option<Orders>,
+    /// Why the orders cannot be read, when the registry answers.
+    pub orders_problem: Option<String>,
     /// Every node that is known, in order of name.
     pub nodes: Vec<NodeLine>,
     /// What the lead says of itself; `None` when it does not answer.
@@ -95,10 +97,15 @@ pub struct PoolLine {
 /// Asks everybody who knows something.
 pub async fn gather(config: &Config) -> anyhow::Result<ClusterStatus> {
     let kv = wiring::kv(config)?;
-    let asked = tokio::try_join!(members(&*kv), leading(&*kv), Orders::read(&*kv));
-    let (known, leader, orders, problem) = match asked {
-        Ok((members, leader, (orders, _))) => (members, leader, Some(orders), None),
-        Err(error) => (Vec::new(), led_last(config).await, None, Some(error.to_string())),
+    let asked = async { tokio::try_join!(members(&*kv), leading(&*kv)) };
+    let (asked, orders) = tokio::join!(asked, Orders::read(&*kv));
+    let (known, leader, problem) = match asked {
+        Ok((members, leader)) => (members, leader, None),
+        Err(error) => (Vec::new(), led_last(config).await, Some(error.to_string())),
+    };
+    let (orders, orders_problem) = match orders {
+        Ok((orders, _)) => (Some(orders), None),
+        Err(error) => (None, problem.is_none().then(|| error.to_string())),
     };
     let mut lead = leader.map(|(leader, epoch)| LeadLine { leader, epoch, problem: None });
     let leading = match &mut lead {
@@ -122,7 +129,7 @@ pub async fn gather(config: &Config) -> anyhow::Result<ClusterStatus> {
     let nodes = nodes(known, leading.as_ref());
     let at_ms = SystemClock.now_ms();
     let registry = RegistryLine { address: kv.address(), problem };
-    Ok(ClusterStatus { at_ms, registry, lead, orders, nodes, leading, pool, here })
+    Ok(ClusterStatus { at_ms, registry, lead, orders, orders_problem, nodes, leading, pool, here })
 }
 
 /// Who led last, as the candidate of this machine saw it, if there is one.

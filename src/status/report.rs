@@ -67,7 +67,9 @@ fn examples(
 
 fn segments(status: &LocalStatus) -> String {
     let counts = &status.segments;
-    let mut text = format!("{} in the pool: {} held", counts.pool, counts.held);
+    // in a cluster the lead says what of the pool is this node's
+    let whole = if status.lead.is_some() { "for this node" } else { "in the pool" };
+    let mut text = format!("{} {whole}: {} held", counts.pool, counts.held);
     for (count, what) in [
         (counts.pending, "pending"),
         (counts.refused, "refused"),

@@ -7,7 +7,7 @@ use rig::consul::Server;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machines::{BINARY, Cluster, Role, until};
-use crate::steps::text;
+use crate::steps::{http, text};
 
 /// What a person reads of it on machine `name`; it fits onto a page.
 #[track_caller]
@@ -50,6 +50,16 @@ fn the_status_says_who_leads_and_how_the_nodes_are_also_when_some_are_away() {
         let said = read(&cluster, "c", &[own]);
         has(&said, &["lead        epoch 1-", "; heard ", "mount       "]);
     }
+
+    // orders that somebody garbled hide nothing else
+    let orders = format!("{}/v1/kv/trough/orders", cluster.consul.address());
+    assert_eq!(http("PUT", &orders, "garbage").0, 200);
+    cluster.allow("going by the orders of before");
+    has(
+        &read(&cluster, "c", &[]),
+        &["attention   read the orders", "give the orders again", " live "],
+    );
+    assert_eq!(http("DELETE", &orders, "").0, 200);
 
     // a node that is gone, and what is made good for it
     cluster.end("c", Role::Local, Signal::KILL);

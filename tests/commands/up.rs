@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::machines::{Cluster, Role, until};
+use crate::machines::{Cluster, Role, id, until};
 use crate::steps::http;
 
 /// All that a machine needs to be told; the rest is as usual, but quick.
@@ -22,7 +22,8 @@ fn told(cluster: &Cluster, name: &str) -> Vec<String> {
         set(format!("node.{server}_listen=127.0.0.1:{port}"));
         set(format!("node.{server}_address=127.0.0.1:{port}"));
     }
-    set("lead.cycle.period_s=1".to_owned());
+    // who publishes says so
+    set("lead.cycle.period_s=3600".to_owned());
     set("lead.cycle.settle_s=3".to_owned());
     set("registry.consul.timeouts.call_ms=5000".to_owned());
     all
@@ -38,14 +39,25 @@ fn one_command_a_machine_makes_a_cluster() {
     // from a file, and without the lead, as most are
     cluster.add("b");
     cluster.start("b", Role::Up);
-    for n in 0..4 {
-        cluster.put(n, n);
-    }
+    let published = |cluster: &Cluster, n: i64| {
+        let file = cluster.dir.path().join("published.db");
+        let _ = std::fs::remove_file(&file);
+        let sql = format!("CREATE TABLE t (n); INSERT INTO t VALUES ({n})");
+        rusqlite::Connection::open(&file).unwrap().execute_batch(&sql).unwrap();
+        cluster.say("a", &["put", "--id", &id(n), file.to_str().unwrap()]);
+    };
     // the settings that the first start wrote are enough to ask it
     let file = cluster.machines["a"].dir.join("trough.toml");
     until("the settings to be written", || file.try_exists().unwrap().then_some(()), String::new);
-    let (lead, _) = cluster.until_held(4);
+    let (lead, _) = cluster.until_the_lead("two nodes", |status| {
+        let nodes = &status.cycle.as_ref().unwrap().nodes;
+        nodes.len() == 2 && nodes.iter().all(|node| node.node.announced)
+    });
     assert_eq!(lead, "a");
+    for n in 0..4 {
+        published(&cluster, n);
+    }
+    cluster.until_held(4);
     for name in ["a", "b"] {
         assert_eq!(cluster.mounted(name).len(), 4);
         let url = |id: &str| {

@@ -27,6 +27,7 @@ pub fn render(status: &ClusterStatus) -> String {
     }
     let wanted = status.orders.iter().flat_map(orders::describe);
     lines.extend(wanted.map(|order| ("orders", order)));
+    lines.extend(status.orders_problem.iter().map(|problem| ("attention", problem.clone())));
     lines.push(("registry", registry(status)));
     let mut text = columns::named(lines);
     if !status.nodes.is_empty() {
