@@ -76,7 +76,9 @@ fn listen(config: &Config, found: &mut Checks) {
             found.add(&path, proxy::manager::OpenBind(address).to_string());
         }
         let other = parsed.iter().find(|(_, other)| *other == address && address.port() != 0);
-        if let Some((other, _)) = other {
+        // a machine on its own has no lead
+        let listens = server != Server::Lead || config.in_cluster();
+        if let Some((other, _)) = other.filter(|_| listens) {
             let other = other.listen_setting();
             found.add(&path, format!("this is {other} too; give each its own port"));
         }

@@ -110,9 +110,12 @@ impl Config {
         }
     }
 
-    /// What this machine is called where nobody else must know.
+    /// What this machine is called in messages.
     pub fn display_name(&self) -> String {
-        self.node.name.clone().unwrap_or_else(host_name)
+        match self.node_name() {
+            Ok(name) if self.in_cluster() => name.to_string(),
+            Ok(_) | Err(_) => self.node.name.clone().unwrap_or_else(host_name),
+        }
     }
 }
 

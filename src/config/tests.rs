@@ -195,7 +195,8 @@ fn a_node_of_a_cluster_says_where_the_others_reach_it() {
             "{problems}"
         );
     }
-    assert!(load("[node]\nname = \"My Mac\"", &[]).is_ok(), "on its own it may be called anything");
+    let alone = load("[node]\nname = \"My Mac\"\nread_listen = \"127.0.0.1:6111\"", &[]).unwrap();
+    assert_eq!(alone.display_name(), "My Mac", "on its own it may be called anything");
 }
 
 #[test]

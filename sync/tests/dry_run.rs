@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use sync::kv::{Consistency, Entry, Key};
+use sync::kv::{Consistency, Entry, Key, Op};
 use sync::lead::{Forecast, MoveSum, Orders, WhatIf, dry_run};
 use sync::node::NodeName;
 use sync::planner::{MoveReason, PlanSettings, Rule, Rules, Why};
@@ -137,6 +137,11 @@ async fn a_paused_cluster_is_left_alone_and_one_without_a_table_says_what_its_no
     let forecast = foretold(&place, &rules(), WhatIf::default()).await;
     assert!(forecast.orders.paused && forecast.list_ms.is_none());
     assert_eq!((forecast.pulls, forecast.refused), (MoveSum::default(), None));
+
+    let orders = Key::new("trough/orders").unwrap();
+    place.kv.txn(&[Op::Set { key: orders, value: "{".into() }]).await.unwrap();
+    let error = dry_run(&place.outside(), RATIO, &rules(), WhatIf::default()).await.unwrap_err();
+    assert!(error.to_string().contains("give the orders again"), "{error}");
 
     place.empty_the_registry().await;
     for name in ["a", "b"] {

@@ -143,6 +143,8 @@ pub async fn dry_run(
 ) -> Result<Forecast, DryRunError> {
     let kv = &*outside.kv;
     let now_ms = outside.clock.now_ms();
+    // a lead goes by the orders of before where they cannot be read; here are none of before
+    Orders::read(kv).await.map_err(CycleError::from)?;
     let table = pool_rows(kv).await?;
     let mut view = View::new(table.as_deref().unwrap_or_default());
     view.look(kv, now_ms).await?;
