@@ -81,7 +81,8 @@ impl Default for DiscoverySettings {
             tags_max: TAGS_MAX,
             look_ms: 10_000,
             retry_first_ms: 1_000,
-            retry_longest_ms: 30_000,
+            // a registry that is back and has forgotten is told within the time of a look
+            retry_longest_ms: 10_000,
             check_interval_ms: 1_000,
             check_timeout_ms: 2_000,
             // as long as Consul keeps a node that is gone; maintenance would end with the registration

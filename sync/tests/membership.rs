@@ -383,8 +383,8 @@ async fn s10_a_consul_that_comes_back_empty_is_told_everything_again() {
     node.tell([holds("a", V1), holds("b", V2)], true).await.unwrap();
     let before = held(&*kv).await;
     assert_eq!(before.len(), 2);
-    consul.restart_empty();
     let over = node.ending().unwrap();
+    consul.restart_empty();
     tokio::time::timeout(PATIENCE, over.cancelled()).await.expect("it hears that it is over");
     assert!(members(&*kv).await.unwrap().is_empty());
     set(&*kv, "trough/incarnation", "2").await;
