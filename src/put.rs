@@ -53,6 +53,7 @@ pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
             }
         }
     }
+    publisher.close().await;
     progress.finish();
     if done + failed < all {
         eprintln!("trough: interrupted; {} not begun", counted(all - done - failed, "file"));
