@@ -110,6 +110,8 @@ async fn with_tls_and_tokens_only_the_right_ones_pass_and_a_new_token_is_read() 
     // the same client, after the file was put right
     std::fs::copy(consul.dir().join("token"), own.path()).unwrap();
     services.register(&one).await.unwrap();
+    // the token changed during that call, so it is told again
+    services.register(&one).await.unwrap();
     assert!(services.has(&one).await.unwrap());
     let passing = async || services.instances(&one.service, None, true).await.unwrap();
     let place = OneServer::shared();
