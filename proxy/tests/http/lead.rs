@@ -179,7 +179,10 @@ async fn who_leads_takes_orders_and_who_follows_says_who_does() {
     assert!(status.cycles > cycles && status.epoch.is_some(), "{status:?}");
     let listed = status.listed.expect("the deep store was listed");
     assert!(listed.at_ms > 0 && listed.report.complete());
-    assert_eq!(one.post("/sync").await.0, 202);
+    // one that is quick has ended before the answer is written
+    let said = one.post("/sync").await;
+    let right = [(202, "{\"cycle\":\"ordered\"}"), (200, "{\"cycle\":\"ended\"}")];
+    assert!(right.contains(&(said.0, &said.1)), "{said:?}");
     assert_eq!(one.until("/health/ohio", 200).await, "OK\n");
     let (status, text) = one.get("/health/utah").await;
     assert!(status == 500 && text.contains("not in the pool"), "{status} {text}");
