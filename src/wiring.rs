@@ -104,7 +104,7 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
         }
         Ok(())
     };
-    let local = async { local.run(shutdown).await.context("run the scrub") };
+    let local = async { local.run(shutdown).await.context("run the synchronizer") };
     // any of them ending by itself is an error that ends the others
     tokio::try_join!(pages, local, discovery)?;
     Ok(())

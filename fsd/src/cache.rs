@@ -138,7 +138,7 @@ struct Inner {
     changes: Mutex<Ledger>,
     state: Mutex<State>,
     /// Its flock keeps other processes out for as long as this is open.
-    _lock: File,
+    lock: File,
 }
 
 /// What is on the disk.
@@ -234,6 +234,12 @@ impl Cache {
     /// segments, not with their bytes.
     pub fn open(settings: &CacheSettings) -> Result<(Self, StartReport), CacheError> {
         start::open(settings)
+    }
+
+    /// Whether it is still where it was opened. [`CacheError::Gone`] when somebody moved or deleted its directory or
+    /// one of those in it: then nobody sees what is published, and it must be opened anew.
+    pub fn check(&self) -> Result<(), CacheError> {
+        start::check(&self.0.layout, &self.0.lock)
     }
 
     /// Where its files are.

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::symlink;
 
-use fsd::cache::StartReport;
+use fsd::cache::{CacheError, StartReport};
 use fsd::layout::Layout;
 use tempfile::TempDir;
 
@@ -144,4 +144,37 @@ fn what_trough_did_not_make_is_never_served() {
     assert_eq!(visible(directory.path()).len(), 2);
     assert_eq!(count(&layout.quarantine()), 12);
     assert_eq!(cache.holdings().unwrap().len(), 3);
+}
+
+#[test]
+fn s10_a_cache_that_is_taken_away_while_it_is_open_says_so() {
+    type Taken = fn(&Layout);
+    let cases: [(&str, Taken); 4] = [
+        ("the whole", |layout| std::fs::remove_dir_all(layout.dir()).unwrap()),
+        ("a directory", |layout| std::fs::remove_dir_all(layout.incoming()).unwrap()),
+        ("the lock", |layout| std::fs::remove_file(layout.lock()).unwrap()),
+        ("moved, and another in its place", |layout| {
+            let aside = layout.dir().with_extension("aside");
+            std::fs::rename(layout.dir(), &aside).unwrap();
+            for name in ["objects", "segments", "incoming", "quarantine"] {
+                std::fs::create_dir_all(layout.dir().join(name)).unwrap();
+            }
+            std::fs::write(layout.lock(), "").unwrap();
+            std::fs::remove_dir_all(aside).unwrap();
+        }),
+    ];
+    for (case, take) in cases {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().join("cache");
+        let (cache, _) = open(&dir);
+        publish(&cache, &id("a"), &database(1), 1);
+        cache.check().unwrap();
+        take(cache.layout());
+        let error = cache.check().unwrap_err();
+        assert!(matches!(error, CacheError::Gone { .. }), "{case}: {error}");
+        drop(cache);
+        let (cache, report) = open(&dir);
+        cache.check().unwrap();
+        assert!(report.segments <= 1, "{case}: {report:?}");
+    }
 }

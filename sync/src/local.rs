@@ -117,12 +117,15 @@ impl fmt::Debug for Outside {
     }
 }
 
-/// Why a local synchronizer could not start.
+/// Why a local synchronizer could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// The cache's holdings could not be read.
+    /// The cache's holdings could not be read, or the cache is gone.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The thread of the scrub could not be started, or ended by a panic.
+    #[error("run the scrub: {0}")]
+    Scrub(std::io::Error),
     /// What was known before could not be read.
     #[error(transparent)]
     Seat(#[from] SeatError),
@@ -207,11 +210,13 @@ impl Local {
         self.handle.clone()
     }
 
-    /// Runs until `shutdown`; what is under way then is given up, and the next start takes it up again.
-    pub async fn run(self, shutdown: CancellationToken) -> std::io::Result<()> {
-        let scrubbing = worker::spawn(self.scrub)?;
-        self.actor.run(shutdown).await;
-        let stopping = tokio::task::spawn_blocking(move || scrubbing.stop());
-        stopping.await.map_err(std::io::Error::other)
+    /// Runs until `shutdown`; what is under way then is given up, and the next start takes it up again. It ends by
+    /// itself when somebody took its cache away: whoever starts it again has it begin with what is there.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), LocalError> {
+        let scrubbing = worker::spawn(self.scrub).map_err(LocalError::Scrub)?;
+        let ended = self.actor.run(shutdown).await;
+        let stopping = tokio::task::spawn_blocking(move || scrubbing.stop()).await;
+        stopping.map_err(|error| LocalError::Scrub(std::io::Error::other(error)))?;
+        Ok(ended?)
     }
 }

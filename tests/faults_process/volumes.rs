@@ -66,6 +66,39 @@ fn s1_s10_a_full_cache_volume_is_said_and_heals_when_there_is_room() {
     assert_eq!((tally.later, tally.away), (0, 0), "{tally:?}");
 }
 
+/// Fault: somebody deletes all of the cache under a running trough. Nothing wrong is answered, and all of it comes
+/// back by itself (S1, S10).
+#[test]
+fn s1_s10_a_cache_that_is_wiped_while_it_is_used_fills_again() {
+    let mut trough = short("");
+    for part in ["a request failed", "was moved, replaced or deleted", "No such file", "ended"] {
+        trough = trough.allow(part);
+    }
+    let trough = started(trough);
+    for (id, n) in [("ohio", 1), ("utah", 2)] {
+        trough.put(id, n);
+        trough.wait_answers(id, n);
+    }
+    let watch = Watch::start(&trough, "ohio", 1);
+    let ended = trough.child_pid("sync");
+    for entry in std::fs::read_dir(trough.dir().join("cache")).unwrap() {
+        let path = entry.unwrap().path();
+        // the ledger's own files go with its last connection
+        let wiped = match path.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        wiped.unwrap_or_else(|error| assert_eq!(error.kind(), std::io::ErrorKind::NotFound));
+    }
+    until("the synchronizer begins anew", || {
+        !trough.processes().contains(&ended) && status(&trough).is_some()
+    });
+    wait_all_held(&trough, 2);
+    watch.put(&trough, 3);
+    trough.wait_answers("utah", 2);
+    watch.end();
+}
+
 /// A directory that is read-only, for those who open something in it, until this goes.
 struct ReadOnly<'a>(&'a Path);
 

@@ -21,6 +21,15 @@ pub enum CacheError {
         /// Who holds it: pid and start time.
         holder: String,
     },
+    /// It is not there any more: moved or deleted, by somebody else, while it was in use.
+    #[error(
+        "use the cache: {path} was moved, replaced or deleted meanwhile; what was in it counts as lost, and whoever \
+         opens the cache anew begins with what is there", path = path.display()
+    )]
+    Gone {
+        /// What of it is missed.
+        path: PathBuf,
+    },
     /// The quota has no room.
     #[error(
         "stage segment {id}: {needed_bytes} bytes on top of {used_bytes} used are over the quota of \

@@ -16,10 +16,10 @@
 //! Names, objects and rows are looked at in bulk, with one system call for each name and each object.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -84,7 +84,7 @@ pub(super) fn open(settings: &CacheSettings) -> Result<(Cache, StartReport), Cac
         settings: settings.clone(),
         changes: Mutex::new(ledger),
         state: Mutex::new(State::default()),
-        _lock: lock,
+        lock,
     }));
     let quarantine = cache.layout().quarantine();
     let loaded = cache.load_quarantine();
@@ -99,14 +99,37 @@ pub(super) fn open(settings: &CacheSettings) -> Result<(Cache, StartReport), Cac
     Ok((cache, report))
 }
 
-fn make_directories(layout: &Layout) -> Result<(), CacheError> {
-    let directories = [
+/// The directories of a cache, each with its mode.
+fn directories(layout: &Layout) -> [(PathBuf, u32); 5] {
+    [
         (layout.dir().to_owned(), 0o755),
         (layout.objects(), 0o755),
         (layout.segments(), 0o755),
         (layout.incoming(), 0o700),
         (layout.quarantine(), 0o700),
-    ];
+    ]
+}
+
+/// [`CacheError::Gone`] when a directory is not there, or the lock that `held` is is not the cache's any more.
+pub(super) fn check(layout: &Layout, held: &File) -> Result<(), CacheError> {
+    let directories = directories(layout).into_iter().map(|(path, _)| path);
+    let missing = directories.into_iter().find(|path| is_gone(path, Metadata::is_dir));
+    let own = held.metadata().ok().map(|own| (own.dev(), own.ino()));
+    let is_held = |found: &Metadata| own.is_none_or(|own| own == (found.dev(), found.ino()));
+    let lost = Some(layout.lock()).filter(|path| is_gone(path, is_held));
+    missing.or(lost).map_or(Ok(()), |path| Err(CacheError::Gone { path }))
+}
+
+/// What cannot be looked at now may be there.
+fn is_gone(path: &Path, is_right: impl Fn(&Metadata) -> bool) -> bool {
+    match std::fs::metadata(path) {
+        Ok(found) => !is_right(&found),
+        Err(error) => matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+    }
+}
+
+fn make_directories(layout: &Layout) -> Result<(), CacheError> {
+    let directories = directories(layout);
     // the lock is made after the first sync, so where it stands they are on the disk
     let is_made = layout.lock().is_file() && directories.iter().all(|(path, _)| path.is_dir());
     for (path, mode) in &directories {

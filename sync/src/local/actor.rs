@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fsd::cache::CacheError;
 use fsd::scrub::ScrubHandle;
 use fsd::segment::SegmentId;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -82,6 +83,8 @@ pub(super) struct Actor {
     removing: bool,
     removals: Vec<Removal>,
 
+    /// Why nothing can be done here any more.
+    gone: Option<CacheError>,
     scrub: ScrubHandle,
     status: LocalStatus,
     next_status: Instant,
@@ -157,14 +160,16 @@ impl Actor {
             next_tell: now,
             removing: false,
             removals: Vec::new(),
+            gone: None,
             scrub,
             status,
             next_status: now,
         })
     }
 
-    pub(super) async fn run(mut self, shutdown: CancellationToken) {
-        loop {
+    /// Until `shutdown`, or until the cache is gone.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), CacheError> {
+        while self.gone.is_none() {
             self.step();
             let wake = self.next_wake();
             tokio::select! {
@@ -182,6 +187,7 @@ impl Actor {
             }
         }
         self.jobs.abort_all();
+        self.gone.map_or(Ok(()), Err)
     }
 
     fn take_command(&mut self, command: Command) {

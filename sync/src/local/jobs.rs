@@ -26,13 +26,37 @@ const LOOK_PAUSE: Duration = Duration::from_micros(500);
 /// What a job came to.
 pub(super) enum Event {
     Seen(Seen),
-    Fetched { id: SegmentId, entry: PoolEntry, result: Result<Fetched, PullError> },
-    Verified { id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError> },
-    Published { results: Vec<(SegmentId, Stamp, Result<Option<Holding>, CacheError>)> },
-    Republished { id: SegmentId, stamp: Stamp, result: Result<Option<Holding>, CacheError> },
-    Looked { seen: Vec<(SegmentId, Digest)>, live: bool, figures: Option<FsStatus> },
-    Told { report: Report, result: Result<(), SeatError> },
-    Removed { results: Vec<(Removal, Option<Holding>, Result<(), CacheError>)> },
+    Fetched {
+        id: SegmentId,
+        entry: PoolEntry,
+        result: Result<Fetched, PullError>,
+    },
+    Verified {
+        id: SegmentId,
+        entry: PoolEntry,
+        result: Result<Pulled, PullError>,
+    },
+    Published {
+        results: Vec<(SegmentId, Stamp, Result<Option<Holding>, CacheError>)>,
+    },
+    Republished {
+        id: SegmentId,
+        stamp: Stamp,
+        result: Result<Option<Holding>, CacheError>,
+    },
+    Looked {
+        seen: Vec<(SegmentId, Digest)>,
+        live: bool,
+        figures: Option<FsStatus>,
+        gone: Option<CacheError>,
+    },
+    Told {
+        report: Report,
+        result: Result<(), SeatError>,
+    },
+    Removed {
+        results: Vec<(Removal, Option<Holding>, Result<(), CacheError>)>,
+    },
 }
 
 /// Looks at what is to be held.
@@ -84,18 +108,19 @@ pub(super) async fn republish(outside: Outside, id: SegmentId, entry: PoolEntry)
     Event::Republished { id, stamp, result: job.await.unwrap_or(Ok(None)) }
 }
 
-/// Looks whether the mount is there and shows what was published. One thread at a time, which a hung fsd
-/// can hold: the actor counts the mount as down when this does not come back.
+/// Looks whether the cache and the mount are there, and the mount shows what was published. One thread at a time, which
+/// a hung fsd can hold: the actor counts the mount as down when this does not come back.
 pub(super) async fn look(outside: Outside, unseen: Vec<(SegmentId, Digest)>) -> Event {
-    let view = outside.view.clone();
+    let (view, cache) = (outside.view.clone(), outside.cache.clone());
     let job = spawn_blocking(move || {
+        let gone = cache.check().err();
         let seen = look_until(&view, unseen, Instant::now() + LOOK);
         let live = view.state() == MountState::Live;
         let figures = live.then(|| figures(&view)).flatten();
-        (seen, live, figures)
+        (seen, live, figures, gone)
     });
-    let (seen, live, figures) = job.await.unwrap_or_default();
-    Event::Looked { seen, live, figures }
+    let (seen, live, figures, gone) = job.await.unwrap_or_default();
+    Event::Looked { seen, live, figures, gone }
 }
 
 fn look_until(

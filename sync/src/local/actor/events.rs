@@ -49,8 +49,9 @@ impl Actor {
                 self.pulls -= 1;
                 self.published(&id, stamp, result);
             }
-            Event::Looked { seen, live, figures } => {
+            Event::Looked { seen, live, figures, gone } => {
                 self.looking = None;
+                self.gone = gone;
                 self.status.mount.live = live;
                 self.mount_seen |= live;
                 self.status.mount.figures = figures;
