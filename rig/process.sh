@@ -38,6 +38,13 @@ alive() { # WHO; the pid must still be a process with our directory on its comma
     [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/$1/conf"
 }
 
+# Whether one that was launched is gone. It is not `alive` before its program is what it is to run.
+ended() { # WHO
+    local state
+    state=$(sed 's/.*) //' "/proc/$(pid_of "$1")/stat" 2>/dev/null | cut -d' ' -f1)
+    [ -z "$state" ] || [ "$state" = Z ]
+}
+
 # Stops a process and waits until each of its threads stands still: one that runs may still answer.
 stand_still() { # WHO
     alive "$1" || fail "$1 does not run"
@@ -91,7 +98,7 @@ wait_ready() { # [WHO...], else everyone
     [ $# -gt 0 ] || set -- $(everyone)
     until ready "$@"; do
         for who in "$@"; do
-            alive "$who" && continue
+            ended "$who" || continue
             tail -n 30 "$dir/$who/log" >&2
             echo "$rig: $who ended while starting; its log is $dir/$who/log" >&2
             return 1

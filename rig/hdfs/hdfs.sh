@@ -134,8 +134,15 @@ open_root() {
     done
 }
 
+# The NameNode takes a DataNode that was killed for alive for some more seconds: whether it takes blocks, only it says.
+takes_blocks() { # NUMBER
+    # shellcheck disable=SC2086  # words before a command
+    timeout 5 $before bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$address" $((dn_port + ($1 - 1) * 3)) 2>/dev/null
+}
+
 ready() {
-    local state
+    local state n
+    for n in $(seq 1 "$datanodes"); do takes_blocks "$n" || return 1; done
     state=$(get '/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState') || return 1
     grep -q "\"NumLiveDataNodes\" : $datanodes" <<<"$state" && grep -q '"FSState" : "Operational"' <<<"$state"
 }
