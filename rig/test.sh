@@ -30,7 +30,7 @@ jq -r --arg root "$PWD" 'select(.reason == "compiler-artifact" and .profile.test
     | (if $directory == $root then "trough" else ($directory | split("/") | last) end) as $package
     | "\($package)/\(.target.name)\({test: "", bin: "-bin-unit"}[.target.kind[0]] // "-unit") \($directory) \(.executable)"' \
     "$WORK/built" | grep -E -- "${SUITES:-.}" >"$WORK/suites"
-slow='faults|publish|store_contract|kv_contract|services|discovery|commands|mount_suite|cache_kill|cache_power|cache_model'
+slow='faults_cluster|faults|publish|store_contract|kv_contract|services|discovery|commands|mount_suite|cache_kill|cache_power|cache_model'
 { grep -E "$slow" "$WORK/suites"; grep -vE "$slow" "$WORK/suites"; } >"$WORK/ordered"
 [ -s "$WORK/ordered" ] || { echo "no suite is called ${SUITES:-anything}" >&2; exit 1; }
 

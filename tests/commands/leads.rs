@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::machines::{Cluster, Role, until};
+use crate::cluster::{Cluster, Role, until};
 use crate::steps::http;
 
 fn other(name: &str) -> &'static str {
@@ -29,7 +29,7 @@ fn s9_s10_a_cluster_of_processes_holds_what_the_store_has_whoever_leads() {
     let epoch = status.epoch;
     cluster.start(first, Role::Lead);
     let health = |name: &str| {
-        let port = cluster.machines[name].lead_port;
+        let port = cluster[name].lead_port;
         http("GET", &format!("http://127.0.0.1:{port}/health"), "")
     };
     let well = || (health(first).0 == 200).then_some(());

@@ -3,6 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+#[path = "../support/clients.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod clients;
+#[path = "../support/machines.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod machines;
 #[path = "../support/segment.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod segment;
@@ -10,8 +16,8 @@ mod segment;
 #[allow(dead_code, reason = "each test file uses its part")]
 mod steps;
 
+mod cluster;
 mod leads;
-mod machines;
 mod orders;
 mod plan;
 mod reads;

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use sync::lead::LeadStatus;
 
-use crate::machines::{Cluster, Role, id, until};
+use crate::cluster::{Cluster, Role, id, until};
 
 fn unplanned(status: &LeadStatus) -> &str {
     let cycle = status.cycle.as_ref();

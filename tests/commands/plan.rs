@@ -4,7 +4,7 @@ use sync::kv::consul::{ConsulKv, ConsulSettings};
 use sync::kv::{Consistency, Entry, Key, Kv};
 use sync::lead::{Forecast, MoveSum};
 
-use crate::machines::{Cluster, Role};
+use crate::cluster::{Cluster, Role};
 
 fn registry(cluster: &Cluster) -> Vec<Entry> {
     let address = cluster.consul.address().to_owned();

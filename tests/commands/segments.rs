@@ -1,6 +1,6 @@
 //! The list of segments, of a cluster and of a machine on its own.
 
-use crate::machines::{BINARY, Cluster, Role, id};
+use crate::cluster::{BINARY, Cluster, Role, id};
 use crate::steps::{run, text};
 
 fn listed(cluster: &Cluster, condition: &str) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use rig::consul::Server;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::machines::{BINARY, Cluster, Role, until};
+use crate::cluster::{BINARY, Cluster, Role, until};
 use crate::steps::{http, text};
 
 /// What a person reads of it on machine `name`; it fits onto a page.
@@ -37,12 +37,12 @@ fn the_status_says_who_leads_and_how_the_nodes_are_also_when_some_are_away() {
     has(
         &said,
         &[
-            &format!("lead        {lead} at 127.0.0.1:{}", cluster.machines[lead].lead_port),
+            &format!("lead        {lead} at 127.0.0.1:{}", cluster[lead].lead_port),
             "in epoch 1-",
             "8 wanted of 4 segments, 0 on their way, 0 without a place",
             "deep store  listed ",
             "registry    http://127.0.0.1:",
-            &format!("127.0.0.1:{}", cluster.machines["b"].read_port),
+            &format!("127.0.0.1:{}", cluster["b"].read_port),
         ],
     );
     assert_eq!(said.matches(" live ").count(), 3, "{said}");
@@ -105,7 +105,7 @@ fn the_status_says_who_leads_and_how_the_nodes_are_also_when_some_are_away() {
 fn a_watch_shows_it_again_until_it_is_told_to_stop_or_nobody_reads() {
     let mut cluster = Cluster::new();
     cluster.add("a");
-    let dir = cluster.machines["a"].dir.clone();
+    let dir = cluster["a"].dir.clone();
     let watch = |arguments: &[&str]| {
         let mut command = Command::new(BINARY);
         command.args(["status", "--watch", "--dir"]).arg(&dir).args(arguments);

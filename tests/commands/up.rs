@@ -2,12 +2,12 @@
 
 use rustix::process::Signal;
 
-use crate::machines::{Cluster, Role, id, until};
+use crate::cluster::{Cluster, Role, id, until};
 use crate::steps::http;
 
 /// All that a machine needs to be told; the rest is as usual, but quick.
 fn told(cluster: &Cluster, name: &str) -> Vec<String> {
-    let machine = &cluster.machines[name];
+    let machine = &cluster[name];
     let store = cluster.dir.path().join("store").display().to_string();
     let mut all = vec!["--lead".to_owned(), "--store".to_owned(), store];
     let mut set = |setting: String| all.extend(["--set".to_owned(), setting]);
@@ -32,7 +32,6 @@ fn told(cluster: &Cluster, name: &str) -> Vec<String> {
 #[test]
 fn one_command_a_machine_makes_a_cluster() {
     let mut cluster = Cluster::new();
-    cluster.allow("the registry has no incarnation yet");
     cluster.add_bare("a");
     let arguments = told(&cluster, "a");
     cluster.start_with("a", Role::Up, &arguments);
@@ -47,7 +46,7 @@ fn one_command_a_machine_makes_a_cluster() {
         cluster.say("a", &["put", "--id", &id(n), file.to_str().unwrap()]);
     };
     // the settings that the first start wrote are enough to ask it
-    let file = cluster.machines["a"].dir.join("trough.toml");
+    let file = cluster["a"].dir.join("trough.toml");
     until("the settings to be written", || file.try_exists().unwrap().then_some(()), String::new);
     let (lead, _) = cluster.until_the_lead("two nodes", |status| {
         let nodes = &status.cycle.as_ref().unwrap().nodes;
@@ -60,9 +59,7 @@ fn one_command_a_machine_makes_a_cluster() {
     cluster.until_held(4);
     for name in ["a", "b"] {
         assert_eq!(cluster.mounted(name).len(), 4);
-        let url = |id: &str| {
-            format!("http://127.0.0.1:{}/?segment={id}", cluster.machines[name].read_port)
-        };
+        let url = |id: &str| format!("http://127.0.0.1:{}/?segment={id}", cluster[name].read_port);
         assert_eq!(
             http("POST", &url("s002"), "SELECT n FROM t"),
             (200, "[{\"n\":2}]\n".to_owned())

@@ -57,10 +57,15 @@ impl Drop for Stop<'_> {
 
 /// One HTTP request to its end: status and body. Status 0 when no whole answer came.
 pub fn http(method: &str, url: &str, body: &str) -> (u16, String) {
+    http_within(PATIENCE, method, url, body)
+}
+
+/// The same by one who waits no longer than `patience`.
+pub fn http_within(patience: Duration, method: &str, url: &str, body: &str) -> (u16, String) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let answer = async {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let client = reqwest::Client::builder().no_proxy().timeout(patience).build().unwrap();
         let answer = client.request(method, url).body(body.to_owned()).send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     };

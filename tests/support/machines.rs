@@ -1,24 +1,22 @@
 //! Machines of a cluster: a directory with settings and ports of its own for each, and the processes that run there.
 //!
-//! When a cluster goes, also by a failed test, its processes are ended, its mounts are detached, and the test fails on
+//! When they go, also by a failed test, their processes are ended, their mounts are detached, and the test fails on
 //! any warning or error in a log that it did not allow.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs::File;
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fsd::segment::SegmentId;
-use rig::consul::Consul;
+use rig::net::Host;
 use rustix::process::{Pid, Signal, kill_process};
 use sync::lead::LeadStatus;
-use sync::store::StorePath;
-use trough::status::cluster::ClusterStatus;
 
-use crate::segment;
-use crate::steps::{free_port, run, text};
+use crate::steps::{free_port, http_within, text};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_trough");
@@ -26,8 +24,10 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_trough");
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Copies of each segment.
 pub const COPIES: u64 = 2;
+/// How long a candidate may take to say whether it leads; one that hangs does not.
+const SAYS: Duration = Duration::from_secs(5);
 
-/// What runs on a machine.
+/// What runs on a machine. What ends first when a test is over stands last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Fsd,
@@ -49,20 +49,115 @@ impl Role {
     }
 }
 
+/// Where a machine is.
+#[derive(Debug)]
+pub enum Place {
+    /// This machine itself.
+    Here,
+    /// A host of a net.
+    On(Host),
+}
+
+impl Place {
+    fn address(&self) -> Ipv4Addr {
+        match self {
+            Self::Here => Ipv4Addr::LOCALHOST,
+            Self::On(host) => host.address(),
+        }
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        match self {
+            Self::Here => Command::new(program),
+            Self::On(host) => host.command(program),
+        }
+    }
+}
+
 /// One machine.
+#[derive(Debug)]
 pub struct Machine {
     pub dir: PathBuf,
     pub read_port: u16,
     pub manager_port: u16,
     pub lead_port: u16,
+    place: Place,
     running: BTreeMap<Role, Child>,
 }
 
-/// All that there is.
-pub struct Cluster {
-    pub consul: Consul,
-    pub dir: tempfile::TempDir,
-    pub machines: BTreeMap<&'static str, Machine>,
+impl Machine {
+    /// Where its reader answers for a segment.
+    pub fn reader(&self, id: &str) -> String {
+        format!("http://{}:{}/?segment={id}", self.place.address(), self.read_port)
+    }
+
+    /// A page of its lead.
+    pub fn lead_page(&self, path: &str) -> String {
+        format!("http://{}:{}/{path}", self.place.address(), self.lead_port)
+    }
+
+    /// What its synchronizer says of itself.
+    pub fn synchronizer(&self) -> String {
+        let url = format!("http://{}:{}/status", self.place.address(), self.manager_port);
+        http_within(SAYS, "GET", &url, "").1
+    }
+
+    /// Whether its reader is well.
+    pub fn reader_is_well(&self) -> bool {
+        let url = format!("http://{}:{}/health", self.place.address(), self.read_port);
+        http_within(SAYS, "GET", &url, "").0 == 200
+    }
+
+    fn settings(&self, name: &str, store: &str, consul: &str) -> String {
+        let mut text = format!("[node]\nname = \"{name}\"\n");
+        for (server, port) in
+            [("read", self.read_port), ("manager", self.manager_port), ("lead", self.lead_port)]
+        {
+            let address = format!("{}:{port}", self.place.address());
+            writeln!(text, "{server}_listen = \"{address}\"\n{server}_address = \"{address}\"")
+                .unwrap();
+        }
+        write!(
+            text,
+            "[store]
+url = \"{store}\"
+[cache]
+quota_bytes = 1073741824
+[sync]
+period_s = 5
+drain_ms = 100
+retry_first_ms = 100
+retry_longest_ms = 500
+[manager]
+insecure_open = true
+[registry]
+kind = \"consul\"
+[registry.consul]
+address = \"{consul}\"
+# much else runs on a machine that tests
+timeouts = {{ connect_ms = 5000, call_ms = 5000 }}
+[lead]
+lock_delay_s = 1
+[lead.cycle]
+period_s = 1
+settle_s = 3
+doubt_s = 5
+[plan]
+drain_grace_ms = 1000
+lost_grace_ms = 1000
+"
+        )
+        .unwrap();
+        text
+    }
+}
+
+/// All that there are.
+#[derive(Debug)]
+pub struct Machines {
+    all: BTreeMap<&'static str, Machine>,
+    store: String,
+    consul: String,
     allowed: Vec<&'static str>,
 }
 
@@ -79,31 +174,18 @@ pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>, state: impl Fn
     }
 }
 
-pub fn id(n: i64) -> String {
-    format!("s{n:03}")
+impl std::ops::Index<&str> for Machines {
+    type Output = Machine;
+    fn index(&self, name: &str) -> &Machine {
+        self.all.get(name).unwrap_or_else(|| panic!("there is no machine {name}"))
+    }
 }
 
-impl Cluster {
-    /// A Consul and an empty deep store; no machine yet.
-    pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("trough-test.").tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("store")).unwrap();
-        let (machines, allowed) = (BTreeMap::new(), Vec::new());
-        Self { consul: Consul::start(), dir, machines, allowed }
-    }
-
-    /// Nodes `a`, `b` and `c`, and candidates on `a` and `b`.
-    pub fn of_three() -> Self {
-        let mut cluster = Self::new();
-        cluster.allow("the registry has no incarnation yet");
-        for name in ["a", "b", "c"] {
-            cluster.add(name);
-            cluster.start_node(name);
-        }
-        for name in ["a", "b"] {
-            cluster.start(name, Role::Lead);
-        }
-        cluster
+impl Machines {
+    /// None yet; `store` is the URL of the deep store, and `consul` where each has its agent.
+    pub fn new(store: String, consul: String) -> Self {
+        let allowed = vec!["the registry has no incarnation yet"];
+        Self { all: BTreeMap::new(), store, consul, allowed }
     }
 
     /// Warnings and errors in the logs that contain `part` are what this test is about.
@@ -112,28 +194,30 @@ impl Cluster {
     }
 
     /// A machine with its settings; nothing runs on it yet.
-    pub fn add(&mut self, name: &'static str) {
-        self.add_bare(name);
-        let machine = &self.machines[name];
-        std::fs::write(machine.dir.join("trough.toml"), self.settings(name, machine)).unwrap();
+    pub fn add(&mut self, name: &'static str, dir: &Path, place: Place) {
+        self.add_bare(name, dir, place);
+        let machine = &self[name];
+        let text = machine.settings(name, &self.store, &self.consul);
+        std::fs::write(machine.dir.join("trough.toml"), text).unwrap();
     }
 
     /// A machine without settings.
-    pub fn add_bare(&mut self, name: &'static str) {
+    pub fn add_bare(&mut self, name: &'static str, dir: &Path, place: Place) {
         let machine = Machine {
-            dir: self.dir.path().join(name),
+            dir: dir.join(name),
             read_port: free_port(),
             manager_port: free_port(),
             lead_port: free_port(),
+            place,
             running: BTreeMap::new(),
         };
         std::fs::create_dir(&machine.dir).unwrap();
-        self.machines.insert(name, machine);
+        self.all.insert(name, machine);
     }
 
     /// Adds a setting to a section of a machine's file.
     pub fn set(&self, name: &str, key: &str, value: &str) {
-        let file = self.machines[name].dir.join("trough.toml");
+        let file = self[name].dir.join("trough.toml");
         let text = std::fs::read_to_string(&file).unwrap();
         let (section, key) = key.rsplit_once('.').unwrap();
         let head = format!("[{section}]\n");
@@ -141,55 +225,10 @@ impl Cluster {
         std::fs::write(file, text.replace(&head, &format!("{head}{key} = {value}\n"))).unwrap();
     }
 
-    fn settings(&self, name: &str, machine: &Machine) -> String {
-        let mut text = format!("[node]\nname = \"{name}\"\n");
-        for (server, port) in [
-            ("read", machine.read_port),
-            ("manager", machine.manager_port),
-            ("lead", machine.lead_port),
-        ] {
-            let address = format!("127.0.0.1:{port}");
-            writeln!(text, "{server}_listen = \"{address}\"\n{server}_address = \"{address}\"")
-                .unwrap();
-        }
-        let (store, consul) = (self.dir.path().join("store"), self.consul.address());
-        write!(
-            text,
-            "[store]
-url = \"{}\"
-[cache]
-quota_bytes = 1073741824
-[sync]
-period_s = 5
-drain_ms = 100
-retry_first_ms = 100
-retry_longest_ms = 500
-[registry]
-kind = \"consul\"
-[registry.consul]
-address = \"{consul}\"
-# much else runs on a machine that tests
-timeouts = {{ connect_ms = 5000, call_ms = 5000 }}
-[lead]
-lock_delay_s = 1
-[lead.cycle]
-period_s = 1
-settle_s = 3
-doubt_s = 5
-[plan]
-drain_grace_ms = 1000
-lost_grace_ms = 1000
-",
-            store.display()
-        )
-        .unwrap();
-        text
-    }
-
     /// The mount and the synchronizer of a node.
     pub fn start_node(&mut self, name: &'static str) {
         // what the mount process shows is there before it begins
-        let segments = self.machines[name].dir.join("cache/segments");
+        let segments = self[name].dir.join("cache/segments");
         std::fs::create_dir_all(segments).unwrap();
         self.start(name, Role::Fsd);
         self.start(name, Role::Local);
@@ -202,10 +241,10 @@ lost_grace_ms = 1000
 
     /// The same with further arguments.
     pub fn start_with(&mut self, name: &'static str, role: Role, arguments: &[String]) {
-        let machine = self.machines.get_mut(name).unwrap();
+        let machine = self.all.get_mut(name).unwrap();
         let path = machine.dir.join(format!("{role:?}.log"));
         let log = File::options().create(true).append(true).open(path).unwrap();
-        let mut command = Command::new(BINARY);
+        let mut command = machine.place.command(BINARY);
         command.args(role.command()).arg("--dir").arg(&machine.dir).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).env_remove("TROUGH_LOG");
         let before = machine.running.insert(role, command.spawn().unwrap());
@@ -214,32 +253,23 @@ lost_grace_ms = 1000
 
     /// Sends `signal` to a process that goes on.
     pub fn signal(&self, name: &str, role: Role, signal: Signal) {
-        kill_process(Pid::from_child(&self.machines[name].running[&role]), signal).unwrap();
+        kill_process(Pid::from_child(&self[name].running[&role]), signal).unwrap();
     }
 
     /// Sends `signal` to a process and waits until it has ended.
     #[track_caller]
     pub fn end(&mut self, name: &str, role: Role, signal: Signal) -> ExitStatus {
-        let mut child = self.machines.get_mut(name).unwrap().running.remove(&role).unwrap();
+        let mut child = self.all.get_mut(name).unwrap().running.remove(&role).unwrap();
         kill_process(Pid::from_child(&child), signal).unwrap();
         until(&format!("{role:?} on {name} to end"), || child.try_wait().unwrap(), || self.logs())
     }
 
-    /// Lays segment `n`, with `value` in it, into the deep store.
-    pub fn put(&self, n: i64, value: i64) {
-        segment::lay(&self.file(n), &segment::sound(value, 0));
-    }
-
-    /// Segment `n` in the deep store.
-    pub fn file(&self, n: i64) -> PathBuf {
-        let id = SegmentId::new(&id(n)).unwrap();
-        self.dir.path().join("store").join(StorePath::published(&id).as_str())
-    }
-
     /// Runs a command on a machine.
     pub fn command(&self, name: &str, arguments: &[&str]) -> Output {
-        let dir = self.machines[name].dir.to_str().unwrap();
-        run(BINARY, [&["--dir", dir], arguments].concat())
+        let machine = &self[name];
+        let mut command = machine.place.command(BINARY);
+        command.arg("--dir").arg(&machine.dir).args(arguments).stdin(Stdio::null());
+        command.output().unwrap()
     }
 
     /// The standard output of a command that must succeed.
@@ -259,19 +289,17 @@ lost_grace_ms = 1000
         text(&output.stderr)
     }
 
-    /// What `trough status` knows.
-    pub fn status(&self) -> ClusterStatus {
-        let output = self.command("a", &["status", "--json"]);
-        let said = || format!("{}{}", text(&output.stdout), text(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said()))
-    }
-
-    /// Who leads, and what it says of itself.
+    /// Who leads, and what it says of itself. One that was the lead may not know yet that it is not; the one of the
+    /// highest epoch is.
     pub fn leading(&self) -> Option<(&'static str, LeadStatus)> {
-        let status = self.status();
-        let leading = status.leading.filter(|it| it.epoch.is_some() && it.cycles > 0)?;
-        let leader = status.lead?.leader;
-        Some((self.machines.keys().find(|name| **name == leader.node)?, leading))
+        let says = |(name, machine): (&&'static str, &Machine)| {
+            let (200, said) = http_within(SAYS, "GET", &machine.lead_page("status"), "") else {
+                return None;
+            };
+            let status: LeadStatus = serde_json::from_str(&said).unwrap();
+            (status.epoch.is_some() && status.cycles > 0).then_some((*name, status))
+        };
+        self.all.iter().filter_map(says).max_by_key(|(_, status)| status.epoch)
     }
 
     /// Waits until the lead is as `holds` wants it.
@@ -301,16 +329,10 @@ lost_grace_ms = 1000
 
     /// The names of segments that a node's mount shows, in order.
     pub fn mounted(&self, name: &str) -> Vec<String> {
-        let mount = self.machines[name].dir.join("mount");
-        let entries = std::fs::read_dir(mount).into_iter().flatten();
+        let entries = std::fs::read_dir(self[name].dir.join("mount")).into_iter().flatten();
         let name = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry
-                .unwrap()
-                .file_name()
-                .into_string()
-                .unwrap()
-                .strip_suffix(".sqlite")
-                .map(str::to_owned)
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            name.strip_suffix(".sqlite").map(str::to_owned)
         };
         let mut names: Vec<String> = entries.filter_map(name).collect();
         names.sort();
@@ -320,7 +342,7 @@ lost_grace_ms = 1000
     /// Every log so far.
     pub fn logs(&self) -> String {
         let mut all = String::new();
-        for (name, machine) in &self.machines {
+        for (name, machine) in &self.all {
             for entry in std::fs::read_dir(&machine.dir).unwrap() {
                 let path = entry.unwrap().path();
                 if path.extension().is_some_and(|extension| extension == "log") {
@@ -363,16 +385,13 @@ impl Drop for Machine {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for Machines {
     fn drop(&mut self) {
-        let logs = |cluster: &Self| {
-            if std::thread::panicking() { cluster.logs() } else { String::new() }
-        };
+        let logs = if std::thread::panicking() { self.logs() } else { String::new() };
         let unexpected = self.unexpected();
-        let all = logs(self);
-        self.machines.clear();
+        self.all.clear();
         match std::thread::panicking() {
-            true => eprintln!("the logs:\n{all}"),
+            true => eprintln!("the logs:\n{logs}"),
             false => {
                 assert!(
                     unexpected.is_empty(),

@@ -1,0 +1,281 @@
+//! Where the faults happen: nodes `a`, `b` and `c`, candidates on `a` and `b`, and a host for each server.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use fsd::segment::SegmentId;
+use futures::{StreamExt, TryStreamExt, stream};
+use rig::consul;
+use rig::hdfs::Hdfs;
+use rig::net::{Host, Net};
+use sync::lead::Forecast;
+use sync::store::{Store, StoreError, StorePath, StoreTimeouts};
+
+use crate::clients::{Clients, id};
+use crate::machines::{COPIES, Machines, Place, Role};
+use crate::segment;
+
+pub const NODES: [&str; 3] = ["a", "b", "c"];
+pub const SERVERS: [&str; 3] = ["s1", "s2", "s3"];
+
+/// Segments that stay as they are.
+const LASTING: i64 = 20;
+/// With each fault so many are added, changed and deleted: a hundred.
+const ADDED: usize = 34;
+const CHANGED: usize = 33;
+const DELETED: usize = 33;
+/// What is written to the deep store at the same time.
+const WRITES: usize = 16;
+
+/// What may stand in the logs after any fault: what is away is said.
+const AWAY: [&str; 19] = [
+    "the pool table cannot be read",
+    "the session of the lead is over",
+    "this node is not heard",
+    "the registry",
+    "not leading",
+    "a cycle of the lead came to nothing",
+    "giving up the lead",
+    "tell others what is here",
+    "find out whether this node is under maintenance",
+    "session",
+    "the lead cannot be heard",
+    "the deep store",
+    "incomplete",
+    "cannot be pulled",
+    "deep store",
+    "orders",
+    "assign",
+    "HDFS",
+    "hdfs",
+];
+
+/// All of it, in the order in which it goes.
+pub struct Stage {
+    pub clients: Clients,
+    pub machines: Machines,
+    pub consul: consul::Cluster,
+    pub hdfs: Hdfs,
+    pub store: Arc<dyn Store>,
+    net: Net,
+    hosts: Vec<Host>,
+    runtime: tokio::runtime::Runtime,
+    /// Those that come and go, in order of age.
+    passing: VecDeque<i64>,
+    next: i64,
+}
+
+fn write_all(sound: Vec<(i64, i64)>, store: &dyn Store) -> impl Future<Output = ()> {
+    let write = async |n: i64, value: i64| -> Result<(), StoreError> {
+        let to = StorePath::published(&SegmentId::new(&id(n)).unwrap());
+        let aside = to.parent().join(&format!(".{}.{value}", id(n))).unwrap();
+        store.mkdir(&to.parent()).await?;
+        let mut writer = store.create(&aside).await?;
+        writer.write(Bytes::from(segment::sound(value, 0))).await?;
+        writer.close().await?;
+        store.rename(&aside, &to).await
+    };
+    async move {
+        let all = stream::iter(sound).map(async |(n, value)| write(n, value).await);
+        all.buffer_unordered(WRITES).try_collect::<()>().await.unwrap();
+    }
+}
+
+impl Stage {
+    /// All are well, and everything has its copies.
+    pub fn set() -> Self {
+        Self::set_on(None)
+    }
+
+    /// The same with `cache` as the cache of node `c`, where `trough up` starts again what ends by itself.
+    pub fn set_on(cache: Option<&Path>) -> Self {
+        let net = Net::start();
+        let servers = net.hosts(SERVERS);
+        let nodes = net.hosts(NODES);
+        let name_node = net.host("hdfs");
+        let (consul, hdfs) = std::thread::scope(|scope| {
+            let consul = || consul::Cluster::start(&net, &servers.each_ref(), &nodes.each_ref());
+            let consul = scope.spawn(consul);
+            let hdfs = Hdfs::start_on(&net, &name_node);
+            (consul.join().unwrap(), hdfs)
+        });
+        let store = sync::store::open(&hdfs.url("/trough"), StoreTimeouts::default()).unwrap();
+        let consul_address = format!("http://127.0.0.1:{}", consul::HTTP_PORT);
+        let mut machines = Machines::new(hdfs.url("/trough"), consul_address);
+        AWAY.into_iter().for_each(|part| machines.allow(part));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(store.mkdir(&StorePath::root())).unwrap();
+        for (name, host) in NODES.into_iter().zip(&nodes) {
+            machines.add(name, host.dir(), Place::On(host.clone()));
+            machines.set(name, "lead.cycle.max_removed_ratio", "0.6");
+            if let Some(cache) = cache.filter(|_| name == "c") {
+                machines.set(name, "cache.dir", &format!("{cache:?}"));
+                machines.start(name, Role::Up);
+                continue;
+            }
+            machines.start_node(name);
+            machines.start(name, Role::Read);
+        }
+        for name in ["a", "b"] {
+            machines.start(name, Role::Lead);
+        }
+        let clients = Clients::start();
+        let passing = VecDeque::new();
+        let next = LASTING;
+        let hosts = servers.into_iter().chain(nodes).chain([name_node]).collect();
+        let mut stage =
+            Self { clients, machines, consul, hdfs, store, net, hosts, runtime, passing, next };
+        stage.add(0..LASTING);
+        stage.add_passing(CHANGED + DELETED);
+        stage.converged("at first");
+        stage
+    }
+
+    fn add(&self, numbers: Range<i64>) {
+        let all = numbers.map(|n| (n, self.clients.adds(n))).collect();
+        self.runtime.block_on(write_all(all, &*self.store));
+    }
+
+    fn add_passing(&mut self, count: usize) {
+        let numbers = self.next..self.next + i64::try_from(count).unwrap();
+        self.next = numbers.end;
+        self.passing.extend(numbers.clone());
+        self.add(numbers);
+    }
+
+    /// Adds, changes and deletes a hundred segments.
+    pub fn change_a_hundred(&mut self) {
+        let deleted: Vec<i64> = self.passing.drain(..DELETED).collect();
+        deleted.iter().for_each(|n| self.clients.removes(*n));
+        let changed: Vec<i64> = self.passing.iter().take(CHANGED).copied().collect();
+        self.runtime.block_on(async {
+            for n in deleted {
+                let path = StorePath::published(&SegmentId::new(&id(n)).unwrap());
+                assert!(self.store.delete(&path).await.unwrap(), "{} was not there", id(n));
+            }
+            let changed = changed.into_iter().map(|n| (n, self.clients.changes(n))).collect();
+            write_all(changed, &*self.store).await;
+        });
+        self.add_passing(ADDED);
+    }
+
+    /// One fault: everything is answered by `alive` while it lasts, and a hundred segments change; `heal` ends it, and
+    /// the cluster comes to rest as if it had not been.
+    pub fn through(
+        &mut self,
+        case: &str,
+        alive: &[&'static str],
+        strike: impl FnOnce(&mut Self),
+        heal: impl FnOnce(&mut Self),
+    ) {
+        let change = |stage: &mut Self| {
+            stage.change_a_hundred();
+            let case = format!("{case}, and a hundred segments change");
+            stage.clients.all_right(&case, &stage.machines);
+        };
+        self.befall(case, alive, strike, change, heal);
+    }
+
+    /// The same where nothing can be changed while it lasts; then a hundred segments change right before and after.
+    pub fn while_changeless(
+        &mut self,
+        case: &str,
+        strike: impl FnOnce(&mut Self),
+        heal: impl FnOnce(&mut Self),
+    ) {
+        self.change_a_hundred();
+        let heal = |stage: &mut Self| {
+            heal(stage);
+            stage.change_a_hundred();
+        };
+        self.befall(case, &NODES, strike, |_| (), heal);
+    }
+
+    fn befall(
+        &mut self,
+        case: &str,
+        alive: &[&'static str],
+        strike: impl FnOnce(&mut Self),
+        change: impl FnOnce(&mut Self),
+        heal: impl FnOnce(&mut Self),
+    ) {
+        let begun = Instant::now();
+        self.clients.ask(&self.machines, alive);
+        strike(self);
+        self.clients.all_right(case, &self.machines);
+        change(self);
+        rig::soak::hold();
+        heal(self);
+        self.clients.all_right(&format!("{case} no more"), &self.machines);
+        self.converged(case);
+        println!("{:4} s  {case}", begun.elapsed().as_secs());
+    }
+
+    /// Waits until the cluster is what it is to be: each reader answers with what is there, everything has its copies,
+    /// and there is nothing to be planned.
+    pub fn converged(&self, case: &str) {
+        self.clients.until_settled(case, &self.machines, &NODES);
+        self.machines.until_held(self.clients.segments());
+        self.clients.all_right(&format!("{case}, and all is over"), &self.machines);
+        let said = self.machines.say("c", &["sync", "plan", "--json"]);
+        let forecast: Forecast = serde_json::from_str(&said).unwrap();
+        let rest = (forecast.refused, forecast.pulls.segments, forecast.unplaced_segments);
+        assert_eq!(rest, (None, 0, 0), "{case}: a second plan has something to do: {said}");
+        assert_eq!(forecast.figures.segments, self.clients.segments(), "{case}: {said}");
+    }
+
+    /// A host of the net.
+    pub fn host(&self, name: &str) -> &Host {
+        self.hosts.iter().find(|host| host.name() == name).unwrap()
+    }
+
+    /// Cuts a host from others.
+    pub fn cut(&self, name: &str, from: &[&str]) {
+        self.net.cut(self.host(name), &self.hosts(from));
+    }
+
+    /// Heals what was cut.
+    pub fn mend(&self, name: &str, from: &[&str]) {
+        self.net.heal(self.host(name), &self.hosts(from));
+    }
+
+    fn hosts(&self, names: &[&str]) -> Vec<&Host> {
+        names.iter().map(|name| self.host(name)).collect()
+    }
+
+    /// Who leads, and the others of the nodes.
+    pub fn lead_and_others(&self) -> (&'static str, [&'static str; 2]) {
+        let (lead, _) = self.machines.leading().unwrap();
+        let others: Vec<_> = NODES.into_iter().filter(|name| *name != lead).collect();
+        (lead, others.try_into().unwrap())
+    }
+
+    /// Does `strike`, and waits until a candidate leads that did not before.
+    pub fn until_another_leads(&mut self, strike: impl FnOnce(&mut Self)) {
+        let (_, before) = self.machines.leading().unwrap();
+        strike(self);
+        self.machines.until_the_lead("another to lead", |status| status.epoch > before.epoch);
+    }
+
+    /// Waits until the lead misses a node, and others hold what was there.
+    pub fn until_made_good(&self, gone: &str) {
+        let segments = self.clients.segments();
+        self.machines.until_the_lead(&format!("{gone} to be made good"), |status| {
+            let nodes = &status.cycle.as_ref().unwrap().nodes;
+            let (there, away): (Vec<_>, Vec<_>) =
+                nodes.iter().partition(|node| node.is_registered());
+            away.iter().any(|node| node.name.as_str() == gone)
+                && there.iter().filter_map(|node| node.holds).sum::<u64>() == segments * COPIES
+        });
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        println!("{} answers", self.clients.answers());
+    }
+}

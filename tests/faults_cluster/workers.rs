@@ -1,0 +1,78 @@
+//! What befalls a node that only holds and answers.
+
+use rustix::process::Signal;
+
+use crate::machines::Role;
+use crate::stage::{SERVERS, Stage};
+
+/// What of trough runs on a node; the reader first, as it looks at the mount.
+const ALL: [Role; 3] = [Role::Read, Role::Local, Role::Fsd];
+const OTHERS: [&str; 2] = ["a", "b"];
+/// Everybody that a node talks to.
+const EVERYBODY: [&str; 6] = ["a", "b", "s1", "s2", "s3", "hdfs"];
+
+#[test]
+fn s9_s10_no_answer_fails_for_what_befalls_a_node() {
+    let mut stage = Stage::set();
+
+    stage.through(
+        "a node is killed",
+        &OTHERS,
+        |stage| {
+            for role in ALL {
+                stage.machines.end("c", role, Signal::KILL);
+            }
+        },
+        |stage| {
+            stage.until_made_good("c");
+            trough::up::leftover::detach(&stage.machines["c"].dir.join("mount")).unwrap();
+            stage.machines.start_node("c");
+            stage.machines.start("c", Role::Read);
+        },
+    );
+
+    stage.through(
+        "a node hangs",
+        &OTHERS,
+        |stage| ALL.iter().for_each(|role| stage.machines.signal("c", *role, Signal::STOP)),
+        |stage| {
+            stage.until_made_good("c");
+            ALL.iter().for_each(|role| stage.machines.signal("c", *role, Signal::CONT));
+        },
+    );
+
+    // it goes by what it knew, and is asked as well
+    stage.through(
+        "a node is cut from Consul",
+        &["a", "b", "c"],
+        |stage| stage.cut("c", &SERVERS),
+        |stage| {
+            stage.until_made_good("c");
+            stage.mend("c", &SERVERS);
+        },
+    );
+
+    stage.through(
+        "a node is cut from HDFS",
+        &["a", "b", "c"],
+        |stage| stage.cut("c", &["hdfs"]),
+        |stage| stage.mend("c", &["hdfs"]),
+    );
+
+    stage.through(
+        "a node is cut from the others",
+        &OTHERS,
+        |stage| stage.cut("c", &OTHERS),
+        |stage| stage.mend("c", &OTHERS),
+    );
+
+    stage.through(
+        "a node is cut from everything",
+        &OTHERS,
+        |stage| stage.cut("c", &EVERYBODY),
+        |stage| {
+            stage.until_made_good("c");
+            stage.mend("c", &EVERYBODY);
+        },
+    );
+}
