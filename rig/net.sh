@@ -137,12 +137,15 @@ kill_all() {
     done
 }
 
-# Whatever is mounted below DIR, what was mounted last first. In mountinfo a space is \040.
+# Whatever is mounted below DIR, what was mounted last first. In mountinfo a space is \040. Who was killed may have left
+# the directory below its mount immutable.
 unmount_all() {
     local at
     awk '{ print $5 }' /proc/self/mountinfo | tac | while read -r at; do
         at=$(printf '%b' "$at")
-        [[ $at != "$dir"/* ]] || umount --lazy "$at" || true
+        [[ $at == "$dir"/* ]] || continue
+        umount --lazy "$at" || true
+        chattr -i "$at" 2>/dev/null || true
     done
 }
 

@@ -171,7 +171,8 @@ fn nets_that_start_at_once_never_meet() {
     assert_eq!(other.kind(), ErrorKind::NetworkUnreachable, "{other}");
 }
 
-/// A net with everything that could stay: a host, a Consul, a process that left its parent, a mount.
+/// A net with everything that could stay: a host, a Consul, a process that left its parent, a mount on a directory that
+/// nobody may remove.
 struct Full {
     net: Net,
     consul: rig::consul::Cluster,
@@ -189,6 +190,7 @@ impl Full {
         assert!(stray.status().unwrap().success());
         let at = host.dir().join("a mount");
         std::fs::create_dir(&at).unwrap();
+        assert!(Command::new("chattr").arg("+i").arg(&at).status().unwrap().success());
         let mounted = host.command("mount").args(["-t", "tmpfs", "trough-test"]).arg(at).status();
         assert!(mounted.unwrap().success());
         Self { net, consul }
