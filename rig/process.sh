@@ -35,7 +35,7 @@ pid_of() { cat "$dir/$1/pid" 2>/dev/null || true; }
 alive() { # WHO; the pid must still be a process with our directory on its command line
     local pid
     pid=$(pid_of "$1")
-    [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/$1/conf"
+    [ -n "$pid" ] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$dir/$1/conf"
 }
 
 # Whether one that was launched is gone. It is not `alive` before its program is what it is to run.
