@@ -52,7 +52,7 @@ site() { # FILE, properties on stdin
 # One configuration directory for each process: the webapps directories must be there, though empty.
 configure() {
     local conf=$dir/$1/conf n=${1#datanode-}
-    mkdir -p "$conf/webapps/hdfs" "$conf/webapps/datanode"
+    mkdir -p "$conf/webapps/hdfs" "$conf/webapps/datanode" "$dir/$1/tmp"
     cat >"$conf/log4j.properties" <<LOG
 log4j.rootLogger=INFO,A
 log4j.appender.A=org.apache.log4j.ConsoleAppender
@@ -100,10 +100,11 @@ java_for() { # WHO HEAP CLASS ARGS...
     local who=$1 heap=$2
     shift 2
     # serial collector and first compiler only: four JVMs share a test's two cores, and start-up counts most
+    # nothing in /tmp: who is killed takes none of it away
     # shellcheck disable=SC2086  # words before a command
     HADOOP_USER_NAME=hdfs exec $before java "-Xmx$heap" -XX:+UseSerialGC \
         -XX:TieredStopAtLevel="${HDFS_RIG_TIER:-1}" -Xshare:auto --add-opens=java.base/java.lang=ALL-UNNAMED \
-        -cp "$dir/$who/conf:$lib/*" "$@"
+        -XX:-UsePerfData "-Djava.io.tmpdir=$dir/$who/tmp" -cp "$dir/$who/conf:$lib/*" "$@"
 }
 
 launch() { # WHO
