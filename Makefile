@@ -1,4 +1,5 @@
-# demo   shows the whole idea on real data (ONCE=1 stops at the end; STORE=hdfs runs it on a real HDFS)
+# demo   shows the whole idea on real data (ONCE=1 stops at the end; STORE=hdfs runs it on a real HDFS; NODES=3 shows a
+#        cluster of so many nodes, and the end of one of them)
 # test   proves it: every suite, with real FUSE and real HDFS
 # soak   repeats the fault tests for an hour (SOAK_S seconds); in its first round hangs last for minutes
 # bench  measures, and writes BENCHMARKS.md
@@ -7,7 +8,7 @@
 SHELL := /bin/bash
 PATH := $(PATH):$(HOME)/.cargo/bin
 export PATH
-export ONCE STORE DEMO_DIR READ_PORT MANAGER_PORT
+export ONCE STORE NODES DEMO_DIR READ_PORT MANAGER_PORT
 
 .PHONY: demo test soak bench check clean
 

@@ -1,29 +1,21 @@
 #!/usr/bin/env bash
 # Shows the whole way from a file to an answer on real data: `make demo`.
 #
+#   NODES=3                a cluster of so many nodes, and the end of one of them, instead of one machine
 #   DEMO_DIR=./demo-data   where it works
 #   STORE=hdfs             a real HDFS on this machine as the deep store, instead of a directory
 #   ONCE=1                 stops at the end and leaves nothing behind, instead of staying in the foreground
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. rig/demo_steps.sh
 
+[ "${NODES:-1}" = 1 ] || exec rig/demo_cluster.sh
 once=${ONCE:-}
-if [ -n "$once" ]; then
-    dir=$(mktemp -d "${TMPDIR:-/tmp}/trough-demo.XXXXXX")
-else
-    dir=$(realpath -m "${DEMO_DIR:-./demo-data}")
-fi
+if [ -n "$once" ]; then dir=$(temporary); else dir=$(realpath -m "${DEMO_DIR:-./demo-data}"); fi
 read_port=${READ_PORT:-6444}
 manager_port=${MANAGER_PORT:-6112}
-trough=${CARGO_TARGET_DIR:-target}/debug/trough
 up_pid=
 hdfs_dir=
-
-if [ -t 1 ]; then bold=$(tput bold 2>/dev/null || true) plain=$(tput sgr0 2>/dev/null || true); else bold= plain=; fi
-title() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
-run() { printf '  $ %s\n' "$*"; }
-indent() { sed 's/^/    /'; }
-fail() { echo "demo: $*" >&2; exit 1; }
 
 cleanup() {
     status=$?
@@ -39,7 +31,7 @@ cleanup() {
             echo "demo: $dir/mount is still mounted" >&2
             status=1
         else
-            rm -rf --one-file-system "$dir"
+            remove "$dir"
         fi
     fi
     exit "$status"
@@ -51,11 +43,7 @@ trap 'exit 143' TERM
 rig/deps.sh demo
 PATH=$PATH:$HOME/.cargo/bin
 
-title "1. Build trough and 57 small databases"
-cargo build --quiet --bin trough --example birdstrikes
-mkdir -p "$dir"
-"${CARGO_TARGET_DIR:-target}/debug/examples/birdstrikes" "$dir/segments" testdata | indent
-echo "    one a state, from 10,000 reported bird strikes and 3,376 airports (FAA, public domain)"
+build "$dir"
 
 store=()
 if [ "${STORE:-}" = hdfs ]; then
@@ -74,12 +62,7 @@ log=$dir/up.log
 "$trough" up --dir "$dir" "${store[@]}" --read-port "$read_port" --manager-port "$manager_port" \
     >"$dir/ready" 2>"$log" &
 up_pid=$!
-waited=0
-until grep -q "trough is ready" "$dir/ready"; do
-    kill -0 "$up_pid" 2>/dev/null || { tail -n 20 "$log" >&2; up_pid=; fail "trough up ended"; }
-    [ $((waited += 1)) -le 600 ] || { tail -n 20 "$log" >&2; fail "trough up was not ready within 60 s"; }
-    sleep 0.1
-done
+await_ready "$up_pid" "$dir/ready" "$log"
 echo "    ready; its log is $log"
 
 title "3. Publish the databases in the deep store"

@@ -2,6 +2,7 @@
 # Makes sure that what `make demo` or `make test` needs is there.
 #
 #   deps.sh demo     what shows the idea: a C compiler for SQLite, FUSE, sqlite3, curl
+#   deps.sh cluster  that, and what makes several hosts of this machine
 #   deps.sh test     that, and what proves it: Java, Maven, Go, file system and network tools
 #
 # As root on Debian missing packages are installed; otherwise they are named, and the exit status is 1.
@@ -11,14 +12,15 @@ fail() { echo "trough: $*" >&2; exit 1; }
 
 # COMMAND:PACKAGE; the command tells whether the package is needed
 demo=(cc:gcc sqlite3:sqlite3 curl:curl mountpoint:util-linux)
-test=("${demo[@]}" jq:jq java:openjdk-17-jre-headless mvn:maven go:golang-go getfattr:attr mkfs.ext4:e2fsprogs
-    chattr:e2fsprogs losetup:mount strace:strace unshare:util-linux sha256sum:coreutils dig:bind9-dnsutils
-    ip:iproute2 nft:nftables nsenter:util-linux)
+cluster=("${demo[@]}" jq:jq ip:iproute2 nft:nftables nsenter:util-linux chattr:e2fsprogs)
+test=("${cluster[@]}" java:openjdk-17-jre-headless mvn:maven go:golang-go getfattr:attr mkfs.ext4:e2fsprogs
+    losetup:mount strace:strace unshare:util-linux sha256sum:coreutils dig:bind9-dnsutils)
 
 case ${1:-demo} in
     demo) wanted=("${demo[@]}") ;;
+    cluster) wanted=("${cluster[@]}") ;;
     test) wanted=("${test[@]}") ;;
-    *) fail "deps.sh: say demo or test" ;;
+    *) fail "deps.sh: say demo, cluster or test" ;;
 esac
 
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin:/usr/local/go/bin
