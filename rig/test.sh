@@ -30,8 +30,14 @@ jq -r --arg root "$PWD" 'select(.reason == "compiler-artifact" and .profile.test
     | (if $directory == $root then "trough" else ($directory | split("/") | last) end) as $package
     | "\($package)/\(.target.name)\({test: "", bin: "-bin-unit"}[.target.kind[0]] // "-unit") \($directory) \(.executable)"' \
     "$WORK/built" | grep -E -- "${SUITES:-.}" >"$WORK/suites"
-slow='faults_cluster|faults|publish|store_contract|kv_contract|services|discovery|commands|mount_suite|cache_kill|cache_power|cache_model'
-{ grep -E "$slow" "$WORK/suites"; grep -vE "$slow" "$WORK/suites"; } >"$WORK/ordered"
+longest='faults_cluster|commands'
+slow='faults|publish|store_contract|kv_contract|services|discovery|mount_suite|cache_kill|cache_power|cache_model'
+for these in "$longest" "$slow"; do
+    grep -E "$these" "$WORK/suites" >>"$WORK/ordered"
+    grep -vE "$these" "$WORK/suites" >"$WORK/rest"
+    mv "$WORK/rest" "$WORK/suites"
+done
+cat "$WORK/suites" >>"$WORK/ordered"
 [ -s "$WORK/ordered" ] || { echo "no suite is called ${SUITES:-anything}" >&2; exit 1; }
 
 run_suite() { # NAME DIRECTORY PROGRAM

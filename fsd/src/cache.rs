@@ -252,6 +252,11 @@ impl Cache {
         self.0.quota_bytes
     }
 
+    /// What its volume has free for it, in bytes; `None` when the volume cannot be looked at.
+    pub fn free_bytes(&self) -> Option<u64> {
+        disk::space(self.0.layout.dir()).ok().map(|space| space.free_bytes)
+    }
+
     /// What it takes now.
     pub fn usage(&self) -> Usage {
         let state = self.state();

@@ -23,11 +23,20 @@ pub enum Known {
     Absent,
     /// It is in the pool.
     Listed {
-        /// Who has it, in order of name; nobody on a machine of its own.
-        holders: Vec<NodeName>,
+        /// Who has it.
+        holders: Holders,
         /// Why it may not be here, for people.
         reason: String,
     },
+}
+
+/// The nodes that have a segment, in order of name; nobody on a machine of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// Those of the newest version that anybody has.
+    pub newest: Vec<NodeName>,
+    /// Those who have an older one, asked when none of the others answers.
+    pub older: Vec<NodeName>,
 }
 
 /// See the module.
@@ -64,9 +73,9 @@ pub async fn knows(catalogue: &dyn Catalogue, id: &SegmentId) -> Result<bool, Qu
 }
 
 /// Who has it, as far as anybody knows.
-pub async fn holders(catalogue: &dyn Catalogue, id: &SegmentId) -> Vec<NodeName> {
+pub async fn holders(catalogue: &dyn Catalogue, id: &SegmentId) -> Holders {
     match catalogue.find(id).await {
         Ok(Known::Listed { holders, .. }) => holders,
-        Ok(Known::Unknown | Known::Absent) | Err(_) => Vec::new(),
+        Ok(Known::Unknown | Known::Absent) | Err(_) => Holders::default(),
     }
 }

@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use fsd::segment::SegmentId;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
+use sync::local::health::{Health, NodeHealth};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +32,8 @@ pub trait LocalControl: Send + Sync {
     async fn accept_removals(&self) -> Result<String, String>;
     /// Begins a pass of the scrub now.
     fn scrub_now(&self);
-    /// What ails it, with what to do; nothing when it does its work.
-    fn healthy(&self) -> Result<(), String>;
+    /// How it is.
+    fn health(&self) -> NodeHealth;
     /// Whether this node serves the segment.
     async fn holds(&self, id: &SegmentId) -> bool;
 }
@@ -86,8 +87,15 @@ async fn scrub(State(app): State<Arc<App>>) -> Response {
     (StatusCode::ACCEPTED, Json(json!({ "scrub": "begun" }))).into_response()
 }
 
+/// To an HTTP check of Consul's, 2xx is passing, 429 a warning, and everything else critical.
 async fn health(State(app): State<Arc<App>>) -> Response {
-    well_or(StatusCode::SERVICE_UNAVAILABLE, app.control.healthy().err())
+    let health = app.control.health();
+    let status = match health.health {
+        Health::Well => StatusCode::OK,
+        Health::Strained => StatusCode::TOO_MANY_REQUESTS,
+        Health::Ill => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(health)).into_response()
 }
 
 async fn health_of_segment(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {

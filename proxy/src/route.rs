@@ -30,7 +30,7 @@ use sync::nodes_view::NodesView;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::catalogue::{Catalogue, holders};
+use crate::catalogue::{Catalogue, Holders, holders};
 use crate::error::QueryError;
 use crate::metrics::FORWARDS;
 
@@ -40,8 +40,9 @@ mod peer;
 
 pub use exchange::{DEADLINE_HEADER, FORWARDED_HEADER, HELD_BACK_BYTES, There};
 use exchange::{Miss, exchange};
+use order::Candidate;
 pub use peer::LOAD_HEADER;
-use peer::Peers;
+use peer::{Peer, Peers};
 
 /// Rounds over all holders: what moves is found at its new place by then.
 const ROUNDS: u32 = 4;
@@ -169,10 +170,15 @@ impl Route {
         Err(last.into_unreached(&question.id))
     }
 
-    fn order(&self, id: &SegmentId, holders: &[NodeName]) -> Vec<Arc<peer::Peer>> {
-        let others = holders.iter().filter(|name| !self.is_own(name));
-        let known = others.filter_map(|name| Some((name, self.nodes.find(name)?)));
-        let peers = known.map(|(name, at)| (self.peers.of(name, &at.read_address), at.available));
-        order::order(id, peers.collect())
+    fn order(&self, id: &SegmentId, holders: &Holders) -> Vec<Arc<Peer>> {
+        let newest = holders.newest.iter().map(|name| (name, true));
+        let older = holders.older.iter().map(|name| (name, false));
+        let others = newest.chain(older).filter(|(name, _)| !self.is_own(name));
+        let asked = others.filter_map(|(name, newest)| {
+            let at = self.nodes.find(name)?;
+            let peer = self.peers.of(name, &at.read_address);
+            Some(Candidate { peer, newest, available: at.available })
+        });
+        order::order(id, asked.collect())
     }
 }

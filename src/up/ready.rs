@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fsd::view::{MountState, MountView};
+use reqwest::StatusCode;
 
 use crate::config::{Config, Server};
 use crate::http;
@@ -49,8 +50,11 @@ async fn missing(config: &Config) -> anyhow::Result<Vec<&'static str>> {
         }
         let url = format!("{}/health", http::url_of(config.listen(server))?);
         let answer = http::client(Some(LOOK_TIMEOUT))?.get(url).send().await;
-        // whether anybody leads depends on others, too
-        if !answer.is_ok_and(|answer| is_lead || answer.status().is_success()) {
+        // whether anybody leads depends on others, too; who is strained answers all the same
+        let answers = |status: StatusCode| {
+            is_lead || status.is_success() || status == StatusCode::TOO_MANY_REQUESTS
+        };
+        if !answer.is_ok_and(|answer| answers(answer.status())) {
             missing.push(name);
         }
     }

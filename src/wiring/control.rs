@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use fsd::segment::SegmentId;
 use fsd::view::MountView;
 use proxy::manager::{Cycle, LocalControl};
+use sync::clock::{Clock, SystemClock};
 use sync::local::LocalHandle;
+use sync::local::health::NodeHealth;
 
 /// How long an order may wait for its place in the synchronizer's queue.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -15,12 +17,13 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Control {
     handle: LocalHandle,
     view: MountView,
+    lag_max: Duration,
 }
 
 impl Control {
-    /// The synchronizer behind `handle`, whose cache `view` shows.
-    pub fn new(handle: LocalHandle, view: MountView) -> Self {
-        Self { handle, view }
+    /// The synchronizer behind `handle`, whose cache `view` shows; `lag_max` as [`NodeHealth::of`] has it.
+    pub fn new(handle: LocalHandle, view: MountView, lag_max: Duration) -> Self {
+        Self { handle, view, lag_max }
     }
 }
 
@@ -65,11 +68,8 @@ impl LocalControl for Control {
         self.handle.scrub_now();
     }
 
-    fn healthy(&self) -> Result<(), String> {
-        match self.handle.status().mount.live {
-            true => Ok(()),
-            false => Err("the mount does not answer; is `trough fsd` running?".to_owned()),
-        }
+    fn health(&self) -> NodeHealth {
+        NodeHealth::of(&self.handle.status(), SystemClock.now_ms(), self.lag_max)
     }
 
     async fn holds(&self, id: &SegmentId) -> bool {

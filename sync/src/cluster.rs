@@ -82,6 +82,9 @@ pub struct PoolRow {
     /// Who answers for it, in order of name: of several versions the holders of the newest that any holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<NodeName>,
+    /// Who else has it, in an older version: asked when none of the holders answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<NodeName>,
     /// Why a copy of it has no place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unplaced: Option<Why>,
@@ -106,8 +109,8 @@ impl PoolRow {
     /// A row for a segment that nobody holds.
     pub fn new(id: SegmentId, entry: &PoolEntry) -> Self {
         let path = unusual(&id, &entry.path);
-        let (version, holders) = (entry.stamp, Vec::new());
-        Self { id, version, path, tag: None, holders, unplaced: None, vanished: false }
+        let (version, holders, older) = (entry.stamp, Vec::new(), Vec::new());
+        Self { id, version, path, tag: None, holders, older, unplaced: None, vanished: false }
     }
 
     /// Where it lies in the deep store, and in which version.
@@ -188,10 +191,11 @@ mod tests {
         assert_eq!(row.entry(), entry);
         row.tag = Some(Tag::of(b"x"));
         row.holders = vec![NodeName::new("n1").unwrap()];
+        row.older = vec![NodeName::new("n2").unwrap()];
         row.vanished = true;
         both_ways(
             &row,
-            r#"{"id":"nevada","length":4096,"mtime_ms":7,"path":"old/nevada.sqlite","tag":"3ae7d805f6789a64","holders":["n1"],"vanished":true}"#,
+            r#"{"id":"nevada","length":4096,"mtime_ms":7,"path":"old/nevada.sqlite","tag":"3ae7d805f6789a64","holders":["n1"],"older":["n2"],"vanished":true}"#,
         );
     }
 }

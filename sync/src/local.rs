@@ -33,6 +33,7 @@ use crate::store::Store;
 
 mod actor;
 mod backoff;
+pub mod health;
 mod jobs;
 pub mod seat;
 pub mod state;
@@ -71,8 +72,17 @@ pub struct LocalSettings {
     pub refused_first_ms: u64,
     /// Longest wait before a refused version is tried again, in milliseconds.
     pub refused_longest_ms: u64,
+    /// A node that is behind for longer, in seconds beyond [`Self::period_s`], says so ([`health`]).
+    pub lag_max_s: u64,
     /// Segments that keep their place before all others when the quota is short.
     pub pinned: HashSet<SegmentId>,
+}
+
+impl LocalSettings {
+    /// How far a node may be behind.
+    pub fn lag_max(&self) -> Duration {
+        Duration::from_secs(self.lag_max_s.saturating_add(self.period_s))
+    }
 }
 
 impl Default for LocalSettings {
@@ -89,6 +99,7 @@ impl Default for LocalSettings {
             retry_longest_ms: 60_000,
             refused_first_ms: 30_000,
             refused_longest_ms: 60 * 60 * 1_000,
+            lag_max_s: 300,
             pinned: HashSet::new(),
         }
     }

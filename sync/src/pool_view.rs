@@ -49,6 +49,8 @@ pub struct Whereabouts {
     pub tag: Option<Tag>,
     /// Who answers for it, in order of name.
     pub holders: Vec<NodeName>,
+    /// Who else has it, in an older version.
+    pub older: Vec<NodeName>,
     /// Why a copy of it has no place.
     pub unplaced: Option<Why>,
 }
@@ -74,6 +76,7 @@ pub struct Rows {
     /// In order of hash.
     rows: Box<[Packed]>,
     ids: Box<str>,
+    /// Of each row the holders, and then those who have it in an older version.
     holders: Box<[u32]>,
     /// The nodes that a row's holders are numbers of.
     nodes: Box<[NodeName]>,
@@ -86,6 +89,8 @@ struct Packed {
     version: Stamp,
     tag: Option<Tag>,
     ids_end: u32,
+    /// Where those of an older version begin.
+    older_start: u32,
     holders_end: u32,
     unplaced: Option<Why>,
 }
@@ -221,12 +226,15 @@ impl Rows {
         for row in rows {
             ids.push_str(row.id.as_str());
             holders.extend(row.holders.into_iter().map(&mut number));
+            let older_start = holders.len() as u32;
+            holders.extend(row.older.into_iter().map(&mut number));
             packed.push(Packed {
                 hash: hash_of(row.id.as_str()),
                 version: row.version,
                 tag: row.tag,
                 // a document unpacks to 64 MiB at most
                 ids_end: ids.len() as u32,
+                older_start,
                 holders_end: holders.len() as u32,
                 unplaced: row.unplaced,
             });
@@ -235,10 +243,14 @@ impl Rows {
     }
 
     fn whereabouts(&self, at: usize) -> Whereabouts {
-        let Packed { version, tag, unplaced, .. } = self.rows[at];
-        let holders = self.holders_of(at).iter();
-        let holders = holders.map(|number| self.nodes[*number as usize].clone()).collect();
-        Whereabouts { version, tag, holders, unplaced }
+        let Packed { version, tag, unplaced, older_start, holders_end, .. } = self.rows[at];
+        let start = at.checked_sub(1).map_or(0, |before| self.rows[before].holders_end);
+        let names = |from: u32, to: u32| {
+            let numbers = self.holders[from as usize..to as usize].iter();
+            numbers.map(|number| self.nodes[*number as usize].clone()).collect()
+        };
+        let (holders, older) = (names(start, older_start), names(older_start, holders_end));
+        Whereabouts { version, tag, holders, older, unplaced }
     }
 
     /// The places of the rows whose hash begins so: one, but for an accident.
@@ -252,10 +264,5 @@ impl Rows {
     fn id(&self, at: usize) -> &str {
         let start = at.checked_sub(1).map_or(0, |before| self.rows[before].ids_end);
         &self.ids[start as usize..self.rows[at].ids_end as usize]
-    }
-
-    fn holders_of(&self, at: usize) -> &[u32] {
-        let start = at.checked_sub(1).map_or(0, |before| self.rows[before].holders_end);
-        &self.holders[start as usize..self.rows[at].holders_end as usize]
     }
 }

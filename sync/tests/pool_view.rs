@@ -43,14 +43,16 @@ fn row(n: u16, mtime_ms: u64, holders: &[u8]) -> PoolRow {
     let stamp = Stamp { length: 4096, mtime_ms };
     let mut row = PoolRow::new(id(n), &PoolEntry { path, stamp });
     row.holders = holders.iter().map(|n| NodeName::new(&format!("node-{n}")).unwrap()).collect();
+    // while a new version comes
+    row.older = n.is_multiple_of(3).then(|| NodeName::new("node-9").unwrap()).into_iter().collect();
     row.tag = (!holders.is_empty()).then(|| Tag::of(&mtime_ms.to_be_bytes()));
     row.unplaced = holders.is_empty().then_some(Why::NoRoom);
     row
 }
 
 fn found(row: &PoolRow) -> Found {
-    let PoolRow { version, tag, holders, unplaced, .. } = row.clone();
-    Found::Listed(Whereabouts { version, tag, holders, unplaced })
+    let PoolRow { version, tag, holders, older, unplaced, .. } = row.clone();
+    Found::Listed(Whereabouts { version, tag, holders, older, unplaced })
 }
 
 struct Lead {

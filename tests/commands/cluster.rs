@@ -8,7 +8,7 @@ use rig::consul::Consul;
 use sync::store::StorePath;
 use trough::status::cluster::ClusterStatus;
 
-pub use crate::machines::{BINARY, COPIES, Machines, Place, Role, until};
+pub use crate::machines::{BINARY, CONSUL_AWAY, COPIES, Machines, Place, Role, until};
 use crate::segment;
 use crate::steps::text;
 

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use sync::node::NodeName;
 
 use crate::clients::Clients;
-use crate::cluster::{COPIES, Cluster, Role, until};
+use crate::cluster::{CONSUL_AWAY, COPIES, Cluster, Role, until};
 
 /// Segments that are asked for all the time.
 const SEGMENTS: i64 = 9;
@@ -12,22 +12,7 @@ const SEGMENTS: i64 = 9;
 #[test]
 fn s9_s10_any_reader_answers_for_any_segment_through_what_goes_wrong() {
     let mut cluster = Cluster::of_three();
-    for part in [
-        // what this test does to them
-        "the pool table cannot be read",
-        "the session of the lead is over",
-        "this node is not heard",
-        "the registry",
-        "not leading",
-        "a cycle of the lead came to nothing",
-        "giving up the lead",
-        "tell others what is here",
-        "find out whether this node is under maintenance",
-        "session",
-        "the lead cannot be heard",
-    ] {
-        cluster.allow(part);
-    }
+    CONSUL_AWAY.into_iter().for_each(|part| cluster.allow(part));
     let clients = Clients::start();
     for n in 0..SEGMENTS {
         cluster.put(n, clients.adds(n));

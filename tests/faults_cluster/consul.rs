@@ -54,7 +54,10 @@ fn s9_s10_no_answer_fails_for_what_befalls_consul() {
         "all of Consul hangs",
         &NODES,
         |stage| SERVERS.iter().for_each(|name| stage.consul.pause(stage.host(name))),
-        |stage| SERVERS.iter().for_each(|name| stage.consul.resume(stage.host(name))),
+        |stage| {
+            rig::soak::hold();
+            SERVERS.iter().for_each(|name| stage.consul.resume(stage.host(name)));
+        },
     );
     stage.through(
         "all of Consul is dead",

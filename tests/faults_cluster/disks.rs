@@ -47,8 +47,12 @@ fn s1_s9_s10_no_answer_fails_for_what_befalls_the_disk_of_a_node() {
             fallocate(file, FallocateFlags::empty(), 0, stat.f_bavail * stat.f_frsize).unwrap();
         },
         |stage| {
-            let says = || stage.machines["c"].synchronizer().contains("the volume is full");
-            until("c to say so", || says().then_some(()), || stage.machines.logs());
+            // it answers, so nobody takes it out of service
+            let says = || {
+                let (status, said) = stage.machines["c"].synchronizer("health");
+                (status == 429 && said.contains("the volume is full")).then_some(())
+            };
+            until("c to say so", says, || stage.machines.logs());
             std::fs::remove_file(&filler).unwrap();
         },
     );
@@ -69,9 +73,10 @@ fn s1_s9_s10_no_answer_fails_for_what_befalls_the_disk_of_a_node() {
                 Ok(now) => now == sound,
                 Err(error) => error.kind() == ErrorKind::NotFound,
             };
-            let is_found = || stage.machines["c"].synchronizer().contains("\"damaged_total\":1");
+            let is_found =
+                || stage.machines["c"].synchronizer("status").1.contains("\"damaged_total\":1");
             let healed = || (is_found() && is_sound()).then_some(());
-            let state = || stage.machines["c"].synchronizer();
+            let state = || stage.machines["c"].synchronizer("status").1;
             until("it to be sound again", healed, state);
         },
     );

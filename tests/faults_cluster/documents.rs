@@ -10,6 +10,7 @@ use crate::steps::http;
 #[test]
 fn s9_no_answer_fails_for_what_befalls_the_documents_of_a_node() {
     let mut stage = Stage::set();
+    stage.machines.allow("trough/assign/c/meta: it is");
     for (what, body) in [("deleted", None), ("emptied", Some("")), ("garbled", Some("{\"x\":1}"))] {
         stage.through(
             &format!("the assignment of a node is {what}"),

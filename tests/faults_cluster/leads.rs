@@ -34,6 +34,7 @@ fn s9_s10_no_answer_fails_for_what_befalls_the_lead() {
                 .until_another_leads(|stage| stage.machines.signal(lead, Role::Lead, Signal::STOP));
         },
         |stage| {
+            rig::soak::hold();
             stage.machines.signal(lead, Role::Lead, Signal::CONT);
             until_it_follows(stage, lead);
         },

@@ -18,7 +18,10 @@ fn s9_s10_no_answer_fails_for_what_befalls_hdfs() {
                 status.listed.as_ref().is_some_and(|listed| !listed.report.complete())
             });
         },
-        |stage| stage.hdfs.resume(Process::NameNode),
+        |stage| {
+            rig::soak::hold();
+            stage.hdfs.resume(Process::NameNode);
+        },
     );
     stage.while_changeless(
         "the NameNode is dead",

@@ -37,6 +37,7 @@ fn s9_s10_no_answer_fails_for_what_befalls_a_node() {
         |stage| ALL.iter().for_each(|role| stage.machines.signal("c", *role, Signal::STOP)),
         |stage| {
             stage.until_made_good("c");
+            rig::soak::hold();
             ALL.iter().for_each(|role| stage.machines.signal("c", *role, Signal::CONT));
         },
     );
@@ -72,6 +73,7 @@ fn s9_s10_no_answer_fails_for_what_befalls_a_node() {
         |stage| stage.cut("c", &EVERYBODY),
         |stage| {
             stage.until_made_good("c");
+            rig::soak::hold();
             stage.mend("c", &EVERYBODY);
         },
     );

@@ -63,7 +63,8 @@ pub struct Clients {
 
 enum Answer {
     Value(i64),
-    Absent,
+    /// That there is no such segment, or that nobody has it now.
+    Absent(String),
     Other(String),
 }
 
@@ -100,14 +101,13 @@ impl Shared {
         self.answers.fetch_add(1, Ordering::Relaxed);
         let right = match &answer {
             Answer::Value(value) => (before.oldest..=after.newest).contains(value),
-            Answer::Absent => before.absent || after.absent,
+            Answer::Absent(_) => before.absent || after.absent,
             Answer::Other(_) => false,
         };
         if !right {
             let what = match answer {
                 Answer::Value(value) => format!("version {value}"),
-                Answer::Absent => "absent".to_owned(),
-                Answer::Other(what) => what,
+                Answer::Absent(what) | Answer::Other(what) => what,
             };
             let mut wrong = self.wrong.lock().unwrap();
             wrong.push(format!("{name} for {}: {what} where {before:?} was right", id(n)));
@@ -137,8 +137,14 @@ impl Shared {
                     _ => Answer::Other(text),
                 }
             }
-            Ok((404, ..) | (503, true, _)) => Answer::Absent,
-            Ok((status, _, text)) => Answer::Other(format!("{status} {text}")),
+            Ok((status, later, text)) => {
+                let said = format!("{status} {}", text.trim_end());
+                if status == 404 || (status == 503 && later) {
+                    Answer::Absent(said)
+                } else {
+                    Answer::Other(said)
+                }
+            }
             Err(error) => {
                 let error: reqwest::Error = error;
                 Answer::Other(format!("{error:?}"))
@@ -214,7 +220,7 @@ impl Clients {
             .answer(&runtime, &client, name, n)
         {
             Answer::Value(value) => !truth.stays || value != truth.newest,
-            Answer::Absent => truth.stays,
+            Answer::Absent(_) => truth.stays,
             Answer::Other(_) => true,
         };
         let behind = || {

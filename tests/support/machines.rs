@@ -24,6 +24,20 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_trough");
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Copies of each segment.
 pub const COPIES: u64 = 2;
+/// What the logs may say when Consul is away for somebody, or somebody's session is over.
+pub const CONSUL_AWAY: [&str; 11] = [
+    "the pool table cannot be read",
+    "the session of the lead is over",
+    "this node is not heard",
+    "the registry",
+    "not leading",
+    "a cycle of the lead came to nothing",
+    "giving up the lead",
+    "tell others what is here",
+    "find out whether this node is under maintenance",
+    "session",
+    "the lead cannot be heard",
+];
 /// How long a candidate may take to say whether it leads; one that hangs does not.
 const SAYS: Duration = Duration::from_secs(5);
 
@@ -96,10 +110,10 @@ impl Machine {
         format!("http://{}:{}/{path}", self.place.address(), self.lead_port)
     }
 
-    /// What its synchronizer says of itself.
-    pub fn synchronizer(&self) -> String {
-        let url = format!("http://{}:{}/status", self.place.address(), self.manager_port);
-        http_within(SAYS, "GET", &url, "").1
+    /// A page of its synchronizer: status and body.
+    pub fn synchronizer(&self, page: &str) -> (u16, String) {
+        let url = format!("http://{}:{}/{page}", self.place.address(), self.manager_port);
+        http_within(SAYS, "GET", &url, "")
     }
 
     /// Whether its reader is well.

@@ -8,7 +8,7 @@ use serde_json::json;
 use sync::nodes_view::NodesView;
 use sync::pool_view::{Found, PoolView};
 
-use super::{Catalogue, Known};
+use super::{Catalogue, Holders, Known};
 use crate::error::QueryError;
 
 /// See the module.
@@ -36,7 +36,8 @@ impl Catalogue for Cluster {
                     Some(why) => why.to_string(),
                     None => "it is on its way to its nodes; see `trough status`".to_owned(),
                 };
-                Known::Listed { holders: found.holders, reason }
+                let holders = Holders { newest: found.holders, older: found.older };
+                Known::Listed { holders, reason }
             }
         })
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use sync::registry::{Lookup, PoolRow, Registry, RegistryError, SegmentState};
 use tokio::sync::Mutex;
 
-use super::{Catalogue, Known};
+use super::{Catalogue, Holders, Known};
 use crate::error::QueryError;
 
 /// Rows read from the pool table at once.
@@ -64,7 +64,9 @@ impl Catalogue for OneMachine {
         Ok(match self.registry.lookup(id).await.map_err(|error| failed(&error))? {
             Lookup::Unknown => Known::Unknown,
             Lookup::Absent => Known::Absent,
-            Lookup::Listed(row) => Known::Listed { holders: Vec::new(), reason: reason(row) },
+            Lookup::Listed(row) => {
+                Known::Listed { holders: Holders::default(), reason: reason(row) }
+            }
         })
     }
 

@@ -138,10 +138,10 @@ impl App {
             return self.here(asked).await;
         };
         let holders = catalogue::holders(&*self.catalogue, &asked.target.id).await;
-        if holders.iter().all(|node| route.is_own(node)) {
+        if holders.newest.iter().chain(&holders.older).all(|node| route.is_own(node)) {
             return self.here(asked).await;
         }
-        if !holders.iter().any(|node| route.is_own(node)) {
+        if !holders.newest.iter().any(|node| route.is_own(node)) {
             let unreached = match self.there(route, asked).await {
                 Ok(answer) => return Ok(answer),
                 Err(unreached) => unreached,

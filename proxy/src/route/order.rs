@@ -14,11 +14,21 @@ use super::peer::Peer;
 /// whoever asks another for each flicker finds cold caches.
 const CLEARLY: usize = 4;
 
-/// `peers`, each with whether it is available, in the order in which they are asked.
-pub(super) fn order(id: &SegmentId, peers: Vec<(Arc<Peer>, bool)>) -> Vec<Arc<Peer>> {
-    let mut ranked: Vec<_> = peers
+/// One that may be asked.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub(super) peer: Arc<Peer>,
+    /// It has the newest version that anybody has.
+    pub(super) newest: bool,
+    /// Nobody took it out.
+    pub(super) available: bool,
+}
+
+/// The order in which they are asked.
+pub(super) fn order(id: &SegmentId, candidates: Vec<Candidate>) -> Vec<Arc<Peer>> {
+    let mut ranked: Vec<_> = candidates
         .into_iter()
-        .map(|(peer, available)| (class(&peer, available), rank(id, &peer), peer))
+        .map(|candidate| (class(&candidate), rank(id, &candidate.peer), candidate.peer))
         .collect();
     ranked.sort_unstable_by_key(|(class, rank, _)| (*class, *rank));
     if let [(class, _, first), (other_class, _, second), ..] = ranked.as_slice()
@@ -30,12 +40,16 @@ pub(super) fn order(id: &SegmentId, peers: Vec<(Arc<Peer>, bool)>) -> Vec<Arc<Pe
     ranked.into_iter().map(|(_, _, peer)| peer).collect()
 }
 
-/// Those that do not answer come last: the registry may be wrong, and so may the probes.
-fn class(peer: &Peer, available: bool) -> u8 {
-    match (peer.is_silent(), available) {
-        (false, true) => 0,
-        (false, false) => 1,
-        (true, _) => 2,
+/// An older version is better than waiting for one that does not answer. Those come last: the registry may be wrong, and
+/// so may the probes.
+fn class(candidate: &Candidate) -> u8 {
+    match (candidate.peer.is_silent(), candidate.newest, candidate.available) {
+        (false, true, true) => 0,
+        (false, true, false) => 1,
+        (false, false, true) => 2,
+        (false, false, false) => 3,
+        (true, true, _) => 4,
+        (true, false, _) => 5,
     }
 }
 
@@ -58,10 +72,11 @@ mod tests {
 
     use super::*;
 
-    fn peers(count: usize) -> Vec<(Arc<Peer>, bool)> {
+    fn peers(count: usize) -> Vec<Candidate> {
         let name = |n| NodeName::new(&format!("node-{n}")).unwrap();
-        let silent = Duration::from_secs(1);
-        (0..count).map(|n| (Arc::new(Peer::new(name(n), "a:1".into(), silent)), true)).collect()
+        let peer = |n| Arc::new(Peer::new(name(n), "a:1".into(), Duration::from_secs(1)));
+        let well = |n| Candidate { peer: peer(n), newest: true, available: true };
+        (0..count).map(well).collect()
     }
 
     fn names(order: &[Arc<Peer>]) -> Vec<&str> {
@@ -83,7 +98,7 @@ mod tests {
             assert_eq!(names(&order(&id(n), backwards)), names(&whole));
             *firsts.entry(whole[0].name().to_string()).or_default() += 1;
             let without: Vec<_> =
-                five.iter().filter(|(peer, _)| peer.name() != whole[2].name()).cloned().collect();
+                five.iter().filter(|one| one.peer.name() != whole[2].name()).cloned().collect();
             let left: Vec<&str> = names(&whole)
                 .into_iter()
                 .filter(|name| *name != whole[2].name().as_str())
@@ -116,11 +131,22 @@ mod tests {
             names(&last),
             [usual[1].name(), usual[2].name(), usual[0].name()].map(NodeName::as_str)
         );
-        let unavailable = three.into_iter().map(|(peer, _)| {
-            let available = peer.name() != usual[1].name();
-            (peer, available)
-        });
-        let last = order(&id(7), unavailable.collect());
+        let mut unavailable = three.clone();
+        for one in &mut unavailable {
+            one.available = one.peer.name() != usual[1].name();
+        }
+        let last = order(&id(7), unavailable);
+        assert_eq!(
+            names(&last),
+            [usual[2].name(), usual[1].name(), usual[0].name()].map(NodeName::as_str)
+        );
+
+        // the first of them is silent, and the second has an older version
+        let mut older = three;
+        for one in &mut older {
+            one.newest = one.peer.name() != usual[1].name();
+        }
+        let last = order(&id(7), older);
         assert_eq!(
             names(&last),
             [usual[2].name(), usual[1].name(), usual[0].name()].map(NodeName::as_str)

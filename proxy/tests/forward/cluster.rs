@@ -61,10 +61,16 @@ impl Cluster {
 
     /// The pool table says that `holders` have `segment`.
     pub fn held(&self, segment: &str, holders: &[&str]) {
+        self.held_by(segment, holders, &[]);
+    }
+
+    /// The pool table says that `holders` have `segment`, and `older` an older version of it.
+    pub fn held_by(&self, segment: &str, holders: &[&str], older: &[&str]) {
         let (version, path) =
             (Stamp { length: 1, mtime_ms: 1 }, StorePath::published(&id(segment)));
         let mut row = PoolRow::new(id(segment), &PoolEntry { path, stamp: version });
         row.holders = holders.iter().map(|name| node(name)).collect();
+        row.older = older.iter().map(|name| node(name)).collect();
         let mut rows = self.rows.lock().unwrap();
         rows.insert(row.id.clone(), row);
         let epoch = Epoch { incarnation: 1, index: 1 };

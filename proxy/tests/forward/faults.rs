@@ -230,3 +230,34 @@ async fn all_that_have_it_refuse_and_one_says_why() {
     assert_eq!(status, 503, "{text}");
     assert!(text.contains("node bad"), "{text}");
 }
+
+#[tokio::test]
+async fn s9_an_older_version_is_answered_when_none_of_the_newest_is() {
+    let newest = "[{\"a\":2}]\n";
+    let pair = Pair::new(Act::Say(answer("200 OK", newest))).await;
+    for n in 0..SEGMENTS {
+        pair.cluster.held_by(&name(n), &["bad"], &["good"]);
+    }
+    for n in 0..SEGMENTS {
+        let answer = ask(&pair.asker, &name(n), "SELECT a FROM t").await;
+        assert_eq!(answer, (200, newest.to_owned()), "{}", name(n));
+    }
+    for act in [
+        Act::Say(answer("503 Service Unavailable", "away\n")),
+        Act::SayAndClose(String::new()),
+        Act::SayAndHang(String::new()),
+    ] {
+        if matches!(act, Act::SayAndHang(_)) {
+            pair.bad.health(Act::SayAndHang(String::new()));
+        }
+        pair.bad.queries(act);
+        let answer = ask(&pair.asker, &name(0), "SELECT a FROM t").await;
+        assert_eq!(answer, (200, ROW.to_owned()));
+    }
+    // this reader itself has the older version, or the newest, but not in its mount
+    pair.cluster.held_by(&name(1), &["bad"], &["asker"]);
+    pair.asker.segment(&name(1), TABLE);
+    assert_eq!(ask(&pair.asker, &name(1), "SELECT a FROM t").await, (200, ROW.to_owned()));
+    pair.cluster.held_by(&name(2), &["asker"], &["good"]);
+    assert_eq!(ask(&pair.asker, &name(2), "SELECT a FROM t").await, (200, ROW.to_owned()));
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fsd::segment::SegmentId;
 use proxy::manager::{Cycle, LocalControl, ManagerSettings, run};
+use sync::local::health::{Finding, Health, NodeHealth};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -33,11 +34,15 @@ impl LocalControl for Local {
     fn scrub_now(&self) {
         self.scrubs.fetch_add(1, Ordering::SeqCst);
     }
-    fn healthy(&self) -> Result<(), String> {
-        match self.cycles.load(Ordering::SeqCst) {
-            0 => Err("no cycle has ended yet".into()),
-            _ => Ok(()),
-        }
+    fn health(&self) -> NodeHealth {
+        let health = match self.cycles.load(Ordering::SeqCst) {
+            0 => Health::Ill,
+            1 => Health::Strained,
+            _ => Health::Well,
+        };
+        let finding = Finding { health, says: "as cycles say".to_owned() };
+        let [mount, disk, ledger, lag] = std::array::from_fn(|_| finding.clone());
+        NodeHealth { health, mount, disk, ledger, lag }
     }
     async fn holds(&self, id: &SegmentId) -> bool {
         id.as_str() == "ohio"
@@ -67,9 +72,15 @@ async fn orders_and_pages() {
         let response = client.post(format!("{root}{path}")).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     };
-    assert_eq!(get("/health").await, (503, "no cycle has ended yet\n".into()));
+    let (status, text) = get("/health").await;
+    let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (status, &said["health"], &said["lag"]["says"]),
+        (503, &"ill".into(), &"as cycles say".into())
+    );
     assert_eq!(get("/status").await, (200, "{\"held\":7}".into()));
     assert_eq!(post("/sync").await.0, 202);
+    assert_eq!(get("/health").await.0, 429);
     assert_eq!(post("/sync?wait=1").await.0, 200);
     assert_eq!(post("/accept-removals").await, (200, "3 removals accepted\n".into()));
     assert_eq!(post("/scrub").await.0, 202);

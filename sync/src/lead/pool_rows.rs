@@ -2,8 +2,9 @@
 //!
 //! Invariants: who is named goes on answering for as long as the drain grace at least. So a node that is told to drain
 //! a copy, was told so before, or is about to be told so, is no holder of it, and the table is written before the
-//! nodes are told. Of several versions only the newest that anybody holds has holders; a node whose holdings cannot be
-//! read yet holds what the table said before.
+//! nodes are told. Holders are those of the newest version that anybody holds; who has an older one is named as well,
+//! for a single node has the newest at first, and that one may be silent. A node whose holdings cannot be read yet holds
+//! what the table said before.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -27,10 +28,11 @@ impl Growing {
     fn holder(&mut self, name: &NodeName, version: Stamp, tag: Option<Tag>) {
         let rank = Some((version == self.row.version, version.mtime_ms));
         if rank < self.rank {
+            self.row.older.push(name.clone());
             return;
         }
         if rank > self.rank {
-            self.row.holders.clear();
+            self.row.older.append(&mut self.row.holders);
             (self.rank, self.row.tag) = (rank, tag);
         }
         self.row.holders.push(name.clone());
@@ -79,7 +81,11 @@ pub(super) fn pool_rows(from: &Sources<'_>) -> (Vec<PoolRow>, bool) {
             }
         }
     }
-    (rows.into_values().map(|growing| growing.row).collect(), more)
+    let rows = rows.into_values().map(|mut growing| {
+        growing.row.older.sort_unstable();
+        growing.row
+    });
+    (rows.collect(), more)
 }
 
 /// What `known` holds, or held when that could be read last.
@@ -93,6 +99,44 @@ fn held<'a>(
         None => {
             let held = earlier.iter().filter(move |row| row.holders.contains(name));
             Box::new(held.map(|row| (&row.id, row.version, row.tag)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::PoolEntry;
+    use crate::store::StorePath;
+
+    #[test]
+    fn who_has_an_older_version_is_named_beside_the_holders_of_the_newest() {
+        let id = SegmentId::new("ohio").unwrap();
+        let at = |mtime_ms| Stamp { length: 1, mtime_ms };
+        let name = |name: &str| NodeName::new(name).unwrap();
+        let growing = |versions: &[(&str, u64)]| {
+            let entry = PoolEntry { path: StorePath::published(&id), stamp: at(3) };
+            let mut growing = Growing { row: PoolRow::new(id.clone(), &entry), rank: None };
+            for (node, mtime_ms) in versions {
+                let tag = Some(Tag::of(&mtime_ms.to_be_bytes()));
+                growing.holder(&name(node), at(*mtime_ms), tag);
+            }
+            (growing.row.holders, growing.row.older, growing.row.tag)
+        };
+        let tag = |mtime_ms: u64| Some(Tag::of(&mtime_ms.to_be_bytes()));
+        for (versions, holders, older, newest) in [
+            (&[("a", 2), ("b", 2)][..], &["a", "b"][..], &[][..], 2),
+            (&[("a", 3), ("b", 2), ("c", 3)], &["a", "c"], &["b"], 3),
+            (&[("a", 1), ("b", 2), ("c", 3)], &["c"], &["a", "b"], 3),
+            // the pool's own version goes before one that is newer still
+            (&[("a", 4), ("b", 3)], &["b"], &["a"], 3),
+        ] {
+            let names = |all: &[&str]| all.iter().map(|one| name(one)).collect::<Vec<_>>();
+            assert_eq!(
+                growing(versions),
+                (names(holders), names(older), tag(newest)),
+                "{versions:?}"
+            );
         }
     }
 }

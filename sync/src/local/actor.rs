@@ -115,6 +115,7 @@ impl Actor {
         state.assign(&*assignment);
         let status = LocalStatus {
             node: outside.node.clone(),
+            begun_at_ms: outside.clock.now_ms(),
             store: StoreStatus {
                 address: outside.store.address(),
                 complete_listing_at_ms: complete_at_ms,

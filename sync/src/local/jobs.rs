@@ -26,37 +26,28 @@ const LOOK_PAUSE: Duration = Duration::from_micros(500);
 /// What a job came to.
 pub(super) enum Event {
     Seen(Seen),
-    Fetched {
-        id: SegmentId,
-        entry: PoolEntry,
-        result: Result<Fetched, PullError>,
-    },
-    Verified {
-        id: SegmentId,
-        entry: PoolEntry,
-        result: Result<Pulled, PullError>,
-    },
-    Published {
-        results: Vec<(SegmentId, Stamp, Result<Option<Holding>, CacheError>)>,
-    },
-    Republished {
-        id: SegmentId,
-        stamp: Stamp,
-        result: Result<Option<Holding>, CacheError>,
-    },
-    Looked {
-        seen: Vec<(SegmentId, Digest)>,
-        live: bool,
-        figures: Option<FsStatus>,
-        gone: Option<CacheError>,
-    },
-    Told {
-        report: Report,
-        result: Result<(), SeatError>,
-    },
-    Removed {
-        results: Vec<(Removal, Option<Holding>, Result<(), CacheError>)>,
-    },
+    Fetched { id: SegmentId, entry: PoolEntry, result: Result<Fetched, PullError> },
+    Verified { id: SegmentId, entry: PoolEntry, result: Result<Pulled, PullError> },
+    Published { results: Vec<(SegmentId, Stamp, Result<Option<Holding>, CacheError>)> },
+    Republished { id: SegmentId, stamp: Stamp, result: Result<Option<Holding>, CacheError> },
+    Looked(Look),
+    Told { report: Report, result: Result<(), SeatError> },
+    Removed { results: Vec<(Removal, Option<Holding>, Result<(), CacheError>)> },
+}
+
+/// What there is on this machine.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// Why the cache is none any more.
+    pub(super) gone: Option<CacheError>,
+    /// What its volume has free.
+    pub(super) free_bytes: Option<u64>,
+    /// What of the unseen the mount shows.
+    pub(super) seen: Vec<(SegmentId, Digest)>,
+    /// Whether the mount answers.
+    pub(super) live: bool,
+    /// What fsd says of itself.
+    pub(super) figures: Option<FsStatus>,
 }
 
 /// Looks at what is to be held.
@@ -117,10 +108,9 @@ pub(super) async fn look(outside: Outside, unseen: Vec<(SegmentId, Digest)>) -> 
         let seen = look_until(&view, unseen, Instant::now() + LOOK);
         let live = view.state() == MountState::Live;
         let figures = live.then(|| figures(&view)).flatten();
-        (seen, live, figures, gone)
+        Look { gone, free_bytes: cache.free_bytes(), seen, live, figures }
     });
-    let (seen, live, figures, gone) = job.await.unwrap_or_default();
-    Event::Looked { seen, live, figures, gone }
+    Event::Looked(job.await.unwrap_or_default())
 }
 
 fn look_until(

@@ -18,13 +18,22 @@ pub struct LocalStatus {
     pub node: String,
     /// The deep store.
     pub store: StoreStatus,
+    /// When the synchronizer began, milliseconds since 1970.
+    #[serde(default)]
+    pub begun_at_ms: u64,
     /// The lead, on a node of a cluster.
     #[serde(default)]
     pub lead: Option<LeadView>,
     /// Segments by state.
     pub segments: SegmentCounts,
+    /// Since when there has been something to pull all the time, milliseconds since 1970.
+    #[serde(default)]
+    pub behind_since_ms: Option<u64>,
     /// Bytes in the cache.
     pub cache: CacheStatus,
+    /// The volume of the cache.
+    #[serde(default)]
+    pub disk: DiskStatus,
     /// The mount: whether what is published can be seen.
     pub mount: MountStatus,
     /// Work under way.
@@ -107,6 +116,17 @@ pub struct CacheStatus {
     pub incoming_bytes: u64,
     /// What failed verification and is kept.
     pub quarantine_bytes: u64,
+}
+
+/// The volume of the cache.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// What it has free for trough.
+    pub free_bytes: Option<u64>,
+    /// Why it did not take what was written last.
+    pub problem: Option<String>,
+    /// Why the ledger did not.
+    pub ledger_problem: Option<String>,
 }
 
 /// What stands at the mount point.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Actor;
-use crate::local::jobs::{self, Event};
+use crate::local::jobs::{self, Event, Look};
 use crate::local::seat::{Report, SeatError, Seen};
 use crate::local::state::Removal;
 use crate::membership::Told;
@@ -49,9 +49,10 @@ impl Actor {
                 self.pulls -= 1;
                 self.published(&id, stamp, result);
             }
-            Event::Looked { seen, live, figures, gone } => {
+            Event::Looked(Look { gone, free_bytes, seen, live, figures }) => {
                 self.looking = None;
                 self.gone = gone;
+                self.status.disk.free_bytes = free_bytes;
                 self.status.mount.live = live;
                 self.mount_seen |= live;
                 self.status.mount.figures = figures;
@@ -205,6 +206,9 @@ impl Actor {
                 self.next_listing = self.next_listing.min(now + self.pause.failed());
             }
             PullError::Changing { .. } | PullError::Cache(_) => {
+                if let PullError::Cache(error) = error {
+                    self.cache_failed(error);
+                }
                 warn!(segment = %id, "{error}");
                 self.state.failed(&id, entry.stamp, false, error.to_string(), now);
             }
@@ -223,15 +227,38 @@ impl Actor {
                 self.status.work.published_total += 1;
                 self.status.work.published_bytes_total += holding.version.stamp.length;
                 metrics::published(holding.version.stamp.length);
+                self.cache_took();
                 self.state.published(holding);
                 self.next_look = now;
             }
             // it could not come back without a pull
             Ok(None) => self.state.not_back(id.clone()),
             Err(error) => {
+                self.cache_failed(&error);
                 warn!(segment = %id, "{error}");
                 self.state.failed(id, stamp, false, error.to_string(), now);
             }
+        }
+    }
+
+    /// The volume and the ledger took something.
+    fn cache_took(&mut self) {
+        self.status.disk.problem = None;
+        self.status.disk.ledger_problem = None;
+    }
+
+    /// One of them did not, or something else is the matter.
+    fn cache_failed(&mut self, error: &CacheError) {
+        let disk = &mut self.status.disk;
+        match error {
+            CacheError::DiskFull { .. } | CacheError::Io { .. } => {
+                disk.problem = Some(error.to_string());
+            }
+            CacheError::Ledger(_) => disk.ledger_problem = Some(error.to_string()),
+            CacheError::Locked { .. }
+            | CacheError::Gone { .. }
+            | CacheError::OverQuota { .. }
+            | CacheError::LengthDiffers { .. } => {}
         }
     }
 
@@ -263,6 +290,7 @@ impl Actor {
     ) {
         let (Removal::Unpublish(id) | Removal::Remove(id)) = removal;
         if let Err(error) = result {
+            self.cache_failed(&error);
             warn!(segment = %id, "{error}");
         }
         self.state.removal_ended(id, left);

@@ -22,6 +22,16 @@ impl Actor {
         let (queued, unseen, draining) = self.state.work();
         let status = &mut self.status;
         status.segments = self.state.counts();
+        match status.segments.pending {
+            0 => status.behind_since_ms = None,
+            _ => {
+                status.behind_since_ms.get_or_insert_with(|| self.outside.clock.now_ms());
+            }
+        }
+        if status.segments.pending == 0 && draining == 0 {
+            // nothing is to be written, so nothing fails
+            (status.disk.problem, status.disk.ledger_problem) = (None, None);
+        }
         status.cache = CacheStatus {
             quota_bytes: self.outside.cache.quota_bytes(),
             objects_bytes: usage.objects_bytes,
