@@ -131,8 +131,8 @@ watchdog() { # OWNER_PID; its start time tells it from a later process of the sa
     local born
     born=$(started_at "$1")
     (
-        # a terminal that closes must not end who clears up
-        trap '' HUP
+        # what ends the whole group of processes must not end who clears up
+        trap '' HUP INT TERM
         exec 9>&-
         while [ -n "$born" ] && [ "$(started_at "$1")" = "$born" ] && [ -f "$dir/env" ]; do sleep 0.3; done
         stop_all

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -261,6 +262,7 @@ fn nothing_stays_of_a_net_whose_owner_is_killed() {
         .args(["--exact", NAME])
         .env(OWNER, told.path())
         .stdout(Stdio::null())
+        .process_group(0)
         .spawn()
         .unwrap();
     let begun = Instant::now();
@@ -276,7 +278,9 @@ fn nothing_stays_of_a_net_whose_owner_is_killed() {
     let number = number(&dir);
     let ids = ids(&number);
     assert_eq!(traces(&dir, &number, &ids), [true; 6]);
-    owner.kill().unwrap();
+    // as a time limit ends it: with all that it started
+    let group = rustix::process::Pid::from_child(&owner);
+    rustix::process::kill_process_group(group, rustix::process::Signal::TERM).unwrap();
     owner.wait().unwrap();
     until("all of the net to be gone", || traces(&dir, &number, &ids) == [false; 6]);
 }
