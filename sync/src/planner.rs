@@ -9,7 +9,8 @@
 //! - The work grows with segments times the logarithm of nodes.
 //!
 //! The scheme is the least stored/quota ratio, made sticky: copies stay where they are while every ratio is
-//! within a dead band of the average. Weighted rendezvous hashing chooses among nearly equal nodes.
+//! within a dead band of the average, and copies that drain but still lie there are held again before others are
+//! pulled. Weighted rendezvous hashing chooses among nearly equal nodes.
 //!
 //! Left out: looking and acting. The lead tells the [`World`], writes the plan's lines into the registry, and
 //! keeps the figure of registered capacity that the next sudden drop is measured against. Whether a listing of

@@ -135,6 +135,15 @@ async fn only_what_was_told_to_drain_may_be_dropped() {
     assert_eq!(told.lines, [line("a", V1, drain), line("b", V2, hold)]);
     assert_eq!((told.dropped, told.kept), (Vec::new(), vec![id("c")]));
 
+    // another drains, and is taken back while its line is there: nothing may be dropped
+    for state in [drain, hold] {
+        let lines = [line("a", V1, drain), line("b", V2, hold), line("d", V1, state)];
+        lead.tell(1, [lines.to_vec(), vec![line("e", V1, hold)]].concat()).await;
+        let told = node.look().await.unwrap().unwrap();
+        assert_eq!(told.lines, [line("d", V1, state)]);
+        assert_eq!((told.dropped, told.kept), (Vec::new(), Vec::new()));
+    }
+
     // the line of the one that drained goes; and the table is cut differently, which is no news of the others
     let mut third: Vec<_> = ["d", "e"].map(|text| line(text, V1, hold)).into();
     third.push(line("b", V2, hold));

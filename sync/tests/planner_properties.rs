@@ -6,11 +6,13 @@
 #[path = "support/cluster.rs"]
 mod cluster;
 
-use cluster::{Cluster, Random, id, node};
-use fsd::segment::Stamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster::{Cluster, Random, SimNode, id, node};
+use fsd::segment::{SegmentId, Stamp};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use sync::planner::{NodeState, PlanSettings, Rules, Why};
+use sync::planner::{CopyState, NodeState, PlanSettings, Rules, Why};
 
 const GRACE_MS: u64 = 1_000;
 
@@ -104,8 +106,10 @@ proptest! {
             }
             cluster.now_ms += GRACE_MS / 2;
         }
-        if let Some(name) = lost {
-            cluster.set_state(&name, NodeState::Live);
+        for sim in cluster.nodes.values_mut() {
+            if matches!(sim.node.state, NodeState::Lost { .. } | NodeState::Returning) {
+                sim.node.state = NodeState::Live;
+            }
         }
         let plan = cluster.converge(&rules, random, 60);
         prop_assert_eq!(plan.figures.copies_missing, 0);
@@ -147,6 +151,90 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(config(48))]
+
+    /// What lies on a node that returns is used, whoever was given its copies meanwhile: nothing is pulled among
+    /// equal nodes, and little among unequal ones, whose segments are large against the smallest.
+    #[test]
+    fn a_node_that_returns_pulls_nothing_that_it_had(
+        seed: u64,
+        equal in prop::bool::weighted(0.75),
+        away in 1_usize..6,
+    ) {
+        println!("seed {seed}");
+        let random = &mut Random(seed);
+        let mut cluster = returning(random, equal);
+        let rules = rules();
+        cluster.converge(&rules, random, 20);
+        let name = cluster.nodes.keys().nth(random.below(9)).unwrap().clone();
+        cluster.set_state(&name, NodeState::Lost { since_ms: cluster.now_ms });
+        cluster.now_ms += 5 * GRACE_MS;
+        for _ in 0..away {
+            cluster.cycle(&rules).unwrap();
+            cluster.finish(random);
+            cluster.now_ms += GRACE_MS;
+        }
+        let had = cluster.held_bytes(&name);
+        (cluster.pulled_bytes, cluster.loaded_bytes) = (0, 0);
+        cluster.comes_back(&name);
+        cluster.cycle(&rules).unwrap();
+        cluster.finish(random);
+        cluster.now_ms += GRACE_MS;
+        cluster.set_state(&name, NodeState::Live);
+        let mut turns: BTreeMap<_, usize> = BTreeMap::new();
+        let mut rests = false;
+        for _ in 0..10 {
+            let before = draining(&cluster);
+            let plan = cluster.cycle(&rules).unwrap();
+            let after = draining(&cluster);
+            for copy in before.difference(&after) {
+                let held = cluster.nodes[&copy.0].written.contains_key(&copy.1);
+                *turns.entry(copy.clone()).or_default() += usize::from(held);
+            }
+            cluster.finish(random);
+            cluster.now_ms += GRACE_MS;
+            rests = plan.is_empty();
+            if rests {
+                prop_assert!(plan.figures.max_over_average <= bar(&cluster), "{:?}", plan.figures);
+                break;
+            }
+        }
+        prop_assert!(rests);
+        prop_assert!(turns.values().all(|&turns| turns <= 1), "a copy goes to and fro");
+        prop_assert_eq!(cluster.pulled_bytes, cluster.loaded_bytes);
+        let share = cluster.pulled_bytes as f64 / had as f64;
+        prop_assert!(share <= if equal { 0.0 } else { 0.08 }, "pulled {share} of what it had");
+        for id in cluster.pool.keys() {
+            prop_assert_eq!(cluster.held(id), 2);
+        }
+    }
+}
+
+/// Nine nodes, none of which has its balance from a single segment.
+fn returning(random: &mut Random, equal: bool) -> Cluster {
+    let mut cluster = Cluster::usual(random, 600, 9, 0.6);
+    let quotas = || cluster.nodes.values().map(|sim| sim.node.quota_bytes);
+    let (sum, least) = (quotas().sum::<u64>(), quotas().min().unwrap());
+    for stamp in cluster.pool.values_mut() {
+        stamp.length = stamp.length.min(least / 25);
+    }
+    for sim in cluster.nodes.values_mut().filter(|_| equal) {
+        sim.node.quota_bytes = sum / 9;
+    }
+    cluster
+}
+
+/// Every copy that is told to drain: on which node, and of what.
+fn draining(cluster: &Cluster) -> BTreeSet<(String, SegmentId)> {
+    let drains = |(name, sim): (&String, &SimNode)| {
+        let lines = sim.written.iter();
+        let drain = lines.filter(|(_, line)| matches!(line.1, CopyState::Drain { .. }));
+        drain.map(|(id, _)| (name.clone(), id.clone())).collect::<Vec<_>>()
+    };
+    cluster.nodes.iter().flat_map(drains).collect()
+}
+
 /// Something happens to the cluster.
 fn disturb(cluster: &mut Cluster, random: &mut Random, lost: &mut Option<String>, step: u64) {
     let names: Vec<_> = cluster.nodes.keys().cloned().collect();
@@ -154,10 +242,15 @@ fn disturb(cluster: &mut Cluster, random: &mut Random, lost: &mut Option<String>
     let ids: Vec<_> = cluster.pool.keys().cloned().collect();
     let segment = ids[random.below(ids.len())].clone();
     cluster.excused = false;
+    for sim in cluster.nodes.values_mut() {
+        if sim.node.state == NodeState::Returning {
+            sim.node.state = NodeState::Live;
+        }
+    }
     match random.below(9) {
         0 => {
             if let Some(back) = lost.take() {
-                cluster.set_state(&back, NodeState::Live);
+                cluster.comes_back(&back);
                 cluster.excused = true;
             }
         }

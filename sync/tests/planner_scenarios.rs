@@ -8,7 +8,7 @@
 mod cluster;
 
 use cluster::{Cluster, Random, id, node};
-use fsd::segment::Stamp;
+use fsd::segment::{SegmentId, Stamp};
 use sync::planner::{
     CopyState, MoveReason, Node, NodeState, PlanRefusal, PlanSettings, Rule, Rules, Why, World,
     plan,
@@ -64,29 +64,212 @@ fn a_lost_node_is_waited_for_and_then_replaced() {
 
 #[test]
 fn a_node_that_returns_has_its_copies_back_without_movement() {
-    for done in [false, true] {
+    // copies are being made anew; others hold them, and its own are told to drain; nothing is told of its own any more
+    for cycles in [1, 2, 10] {
         let mut cluster = at_rest(40, 4, 1000);
         cluster.set_state("n1", lost(&cluster));
         cluster.now_ms += LOST_GRACE_MS;
-        cluster.cycle(&rules()).unwrap();
-        if done {
-            cluster.converge(&rules(), &mut Random(1), 10);
+        for cycle in 0..cycles {
+            cluster.cycle(&rules()).unwrap();
+            if cycles > 1 {
+                cluster.finish(&mut Random(1));
+                cluster.now_ms += GRACE_MS;
+            }
+            let lines = &cluster.nodes["n1"].written;
+            let draining = lines.values().filter(|line| line.1 != CopyState::Hold).count();
+            assert_eq!((lines.len(), draining), [(20, 0), (20, 20), (0, 0)][cycle.min(2)]);
         }
         cluster.pulled_bytes = 0;
-        cluster.set_state("n1", NodeState::Returning);
+        cluster.comes_back("n1");
         cluster.cycle(&rules()).unwrap();
+        cluster.finish(&mut Random(1));
         cluster.set_state("n1", NodeState::Live);
-        let plan = cluster.converge(&rules(), &mut Random(1), 20);
-        assert_eq!(plan.figures.copies_missing, 0);
-        if done {
-            // all was made good elsewhere: only its fair share comes back to it
-            assert!(cluster.pulled_bytes <= 20 * 10, "{}", cluster.pulled_bytes);
-        } else {
-            // what was being made good elsewhere is called off
-            assert_eq!(cluster.pulled_bytes, 0);
-            assert_eq!(cluster.nodes["n1"].held.len(), 20);
+        let plan = cluster.converge(&rules(), &mut Random(1), 10);
+        assert_eq!((plan.figures.copies_missing, cluster.pulled_bytes), (0, 0));
+        assert!(plan.figures.max_over_average <= 1.05, "{:?}", plan.figures);
+        assert!(cluster.nodes["n1"].held.len() >= 19);
+        assert!(cluster.pool.keys().all(|id| cluster.held(id) == 2));
+    }
+}
+
+/// Lets `names` be lost until others hold what they held, and come back with it.
+fn come_back(cluster: &mut Cluster, rules: &Rules, names: &[&str]) {
+    for name in names {
+        cluster.set_state(name, lost(cluster));
+    }
+    cluster.now_ms += LOST_GRACE_MS;
+    cluster.converge(rules, &mut Random(1), 10);
+    for name in names {
+        cluster.comes_back(name);
+        cluster.set_state(name, NodeState::Live);
+    }
+    (cluster.pulled_bytes, cluster.loaded_bytes) = (0, 0);
+}
+
+#[test]
+fn what_drains_for_a_node_that_returned_is_taken_back_when_that_node_goes_again() {
+    for emptied in [false, true] {
+        let mut cluster = at_rest(40, 4, 1000);
+        come_back(&mut cluster, &rules(), &["n1"]);
+        for _ in 0..2 {
+            cluster.cycle(&rules()).unwrap();
+            cluster.finish(&mut Random(1));
+        }
+        let drains = |name: &str| {
+            let lines = cluster.nodes[name].written.values();
+            lines.filter(|line| matches!(line.1, CopyState::Drain { .. })).count()
+        };
+        assert!(drains("n0") + drains("n2") + drains("n3") >= 19);
+        let state = if emptied { NodeState::Decommissioning } else { lost(&cluster) };
+        cluster.set_state("n1", state);
+        // nothing drains meanwhile that might have to be taken back
+        let wait = if emptied { 0 } else { LOST_GRACE_MS };
+        let slow = PlanSettings { drain_grace_ms: 2 * LOST_GRACE_MS, ..settings() };
+        cluster.now_ms += wait;
+        cluster.converge(&Rules::new(slow, Vec::new()).unwrap(), &mut Random(1), 10);
+        assert_eq!((cluster.pulled_bytes, cluster.loaded_bytes), (0, 0));
+        cluster.now_ms += LOST_GRACE_MS;
+        cluster.converge(&rules(), &mut Random(1), 10);
+        let left = &cluster.nodes["n1"].written;
+        assert!(left.is_empty() && cluster.pulled_bytes == 0, "{left:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_to_be_empty_has_nothing_back() {
+    let mut cluster = at_rest(40, 4, 1000);
+    come_back(&mut cluster, &rules(), &["n1"]);
+    cluster.set_state("n1", NodeState::Decommissioning);
+    cluster.join(node("n4", 1000));
+    for _ in 0..10 {
+        cluster.cycle(&rules()).unwrap();
+        let stays = |line: &(Stamp, CopyState)| !matches!(line.1, CopyState::Drain { .. });
+        assert!(!cluster.nodes["n1"].written.values().any(stays));
+        cluster.finish(&mut Random(1));
+        cluster.now_ms += GRACE_MS;
+    }
+    assert!(cluster.nodes["n1"].held.is_empty() && cluster.nodes["n4"].held.len() >= 19);
+}
+
+#[test]
+fn an_old_version_is_not_taken_back() {
+    let mut cluster = at_rest(40, 4, 1000);
+    let had: Vec<_> = cluster.nodes["n1"].held.keys().cloned().collect();
+    cluster.set_state("n1", lost(&cluster));
+    cluster.now_ms += LOST_GRACE_MS;
+    for id in &had {
+        cluster.pool.insert(id.clone(), Stamp { length: 10, mtime_ms: 100 });
+    }
+    cluster.converge(&rules(), &mut Random(1), 10);
+    (cluster.pulled_bytes, cluster.loaded_bytes) = (0, 0);
+    cluster.comes_back("n1");
+    cluster.set_state("n1", NodeState::Live);
+    cluster.converge(&rules(), &mut Random(1), 10);
+    assert_eq!(cluster.pulled_bytes, cluster.loaded_bytes);
+    let held = &cluster.nodes["n1"].held;
+    assert!(held.len() >= 19 && held.iter().all(|(id, version)| cluster.pool[id] == *version));
+}
+
+#[test]
+fn what_a_rule_prefers_is_taken_back_as_far_as_there_is_room() {
+    let nodes = vec!["n4".to_owned(), "n3".to_owned()];
+    let rule = Rule { glob: "s1*".to_owned(), copies: 2, pinned: false, nodes };
+    let rules = Rules::new(settings(), vec![rule]).unwrap();
+    for quota in [1000, 60] {
+        let mut cluster = at_rest(40, 5, 1000);
+        cluster.converge(&rules, &mut Random(1), 20);
+        come_back(&mut cluster, &rules, &["n4"]);
+        cluster.nodes.get_mut("n4").unwrap().node.quota_bytes = quota;
+        cluster.shrunk = true;
+        cluster.converge(&rules, &mut Random(1), 20);
+        let preferred = |id: &&SegmentId| id.as_str().starts_with("s1");
+        let back = cluster.nodes["n4"].held.keys().filter(preferred).count() as u64;
+        assert_eq!(back, u64::min(11, quota / 10));
+        assert_eq!((cluster.pulled_bytes, cluster.loaded_bytes), (0, 0));
+    }
+}
+
+#[test]
+fn a_rack_that_returns_has_its_copies_back_without_movement() {
+    let mut cluster = at_rest(60, 6, 1000);
+    for (n, sim) in cluster.nodes.values_mut().enumerate() {
+        sim.node.rack = Some(format!("rack{}", n / 4));
+    }
+    cluster.converge(&rules(), &mut Random(1), 20);
+    let had = ["n4", "n5"].map(|name| cluster.nodes[name].held.clone());
+    come_back(&mut cluster, &rules(), &["n4", "n5"]);
+    cluster.converge(&rules(), &mut Random(1), 20);
+    assert_eq!((cluster.pulled_bytes, cluster.loaded_bytes), (0, 0));
+    assert_eq!(["n4", "n5"].map(|name| cluster.nodes[name].held.clone()), had);
+}
+
+#[test]
+fn what_drains_goes_on_draining_while_all_is_in_balance() {
+    let mut cluster = at_rest(100, 4, 1000);
+    let three = Rules::new(PlanSettings { copies: 3, ..settings() }, Vec::new()).unwrap();
+    cluster.converge(&three, &mut Random(1), 10);
+    assert!(!cluster.cycle(&rules()).unwrap().is_empty());
+    cluster.finish(&mut Random(1));
+    // one node is fuller now, but within the dead band
+    cluster.nodes.get_mut("n0").unwrap().node.quota_bytes = 960;
+    cluster.now_ms += GRACE_MS - 1;
+    let plan = cluster.cycle(&rules()).unwrap();
+    assert!(plan.is_empty() && plan.figures.max_over_average > 1.02, "{:?}", plan.figures);
+}
+
+#[test]
+fn what_a_lost_node_said_last_holds_nothing_up() {
+    let mut cluster = at_rest(40, 3, 1000);
+    cluster.set_state("n1", lost(&cluster));
+    cluster.now_ms += LOST_GRACE_MS;
+    cluster.converge(&rules(), &mut Random(1), 10);
+    cluster.join(node("n3", 1000));
+    cluster.converge(&rules(), &mut Random(1), 10);
+    assert!(cluster.nodes["n1"].held.len() > 20 && cluster.nodes["n3"].held.len() > 24);
+}
+
+#[test]
+fn of_several_nodes_that_drain_a_copy_the_emptiest_has_it_back() {
+    let version = Stamp { length: 10, mtime_ms: 1 };
+    let segments: Vec<_> = (0..14).map(|n| id(&format!("s{n:02}"))).collect();
+    let pool = segments.iter().map(|id| (id.clone(), version));
+    let nodes = ["a", "b", "c"].map(|name| node(name, 1000)).to_vec();
+    let mut told = World::builder(0, pool, nodes).unwrap();
+    for (name, holds) in [("a", 0..10), ("b", 10..13), ("c", 13..14)] {
+        let key = told.node_key(name).unwrap();
+        for id in &segments[holds] {
+            told.assign(key, id, version, CopyState::Hold);
+            told.holds(key, id, version);
+        }
+        if name != "a" {
+            told.assign(key, &segments[0], version, CopyState::Drain { since_ms: 0 });
+            told.holds(key, &segments[0], version);
         }
     }
+    let world = told.build();
+    let one = Rules::new(PlanSettings { copies: 1, ..settings() }, Vec::new()).unwrap();
+    let plan = plan(&world, &one).unwrap();
+    let line = |entry: &&sync::planner::Entry| world.segment_id(entry.segment) == &segments[0];
+    let lines = plan.assign.iter().map(|node| node.entries.iter().find(line).unwrap().state);
+    let drains = CopyState::Drain { since_ms: 0 };
+    assert_eq!(lines.collect::<Vec<_>>(), [CopyState::Leave, drains, CopyState::Hold]);
+    assert_eq!(plan.bytes, 0);
+}
+
+#[test]
+fn what_is_taken_back_does_not_wait_for_the_cap() {
+    let mut cluster = at_rest(40, 4, 1000);
+    let capped = PlanSettings { moved_bytes_max: 10, ..settings() };
+    let capped = Rules::new(capped, Vec::new()).unwrap();
+    come_back(&mut cluster, &rules(), &["n1"]);
+    // a pull that uses the cap up: a copy was damaged
+    let sim = cluster.nodes.get_mut("n0").unwrap();
+    let (damaged, _) = sim.held.pop_first().unwrap();
+    sim.written.remove(&damaged);
+    cluster.cycle(&capped).unwrap();
+    let lines = cluster.nodes["n1"].written.values();
+    let back = lines.filter(|line| line.1 == CopyState::Hold).count();
+    assert!(back >= 18, "{back}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //!
 //! Invariants: nothing moves while every node's stored/quota is within the dead band of the average, and every
 //! move for balance lowers the sum of stored²/quota, so moves come to an end. Only segments move whose copies
-//! are all held; the old copy stays until the new one is held.
+//! are all held; the old copy stays until the new one is held. A copy that still lies where it drains is held
+//! again before another is pulled: a node that returns has its share of what it had.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,15 @@ use super::outcome::MoveReason;
 
 /// How many receivers are looked at for one copy: the first nearly always takes it.
 const RECEIVERS_MAX: usize = 4;
+
+/// Which nodes a copy may go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takers {
+    /// Those that still hold it, draining: nothing is pulled.
+    Holders,
+    /// Any.
+    All,
+}
 
 /// Which copies a pass may move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +46,9 @@ impl Board<'_> {
             }
             let found = self.towards_preferred(segment).or_else(|| self.towards_racks(segment));
             let Some((at, to)) = found else { continue };
-            if !self.within_cap(self.size(segment)) {
+            if !self.shift(segment, at, to, MoveReason::Spread) {
                 return;
             }
-            self.shift(segment, at, to, MoveReason::Spread);
         }
     }
 
@@ -50,21 +59,27 @@ impl Board<'_> {
             && row.staying == u16::from(row.target)
             && row.proven == row.staying
             && self.can_add(segment)
-            && self
-                .copies(segment)
-                .iter()
-                .all(|copy| matches!(copy.state, State::Hold | State::Drain))
+            && self.copies(segment).iter().all(|copy| match copy.state {
+                State::Hold | State::Drain => true,
+                // an absent node's that nobody speaks of
+                State::Stray => !self.loads[usize::from(copy.node)].reachable,
+                State::Away | State::Leave => false,
+            })
     }
 
-    fn shift(&mut self, segment: usize, at: usize, to: u16, reason: MoveReason) {
+    /// Moves a copy; `false` when the cap on moved bytes does not allow the pull.
+    fn shift(&mut self, segment: usize, at: usize, to: u16, reason: MoveReason) -> bool {
         let from = self.copies(segment)[at].node;
+        let spare = self.spare_at(segment, to);
+        if spare.is_none() && !self.within_cap(self.size(segment)) {
+            return false;
+        }
         self.release(segment, at, State::Leave);
-        self.add(segment, to, Some(from), reason);
-    }
-
-    fn fits(&self, segment: usize, node: u16) -> bool {
-        let load = &self.loads[usize::from(node)];
-        load.places && load.room_now() >= self.size(segment) && !self.has_copy(segment, node)
+        match spare {
+            Some(spare) => self.keep(segment, spare, 0),
+            None => self.add(segment, to, Some(from), reason),
+        }
+        true
     }
 
     fn towards_preferred(&self, segment: usize) -> Option<(usize, u16)> {
@@ -90,8 +105,10 @@ impl Board<'_> {
                 && self.shares_rack(segment, copy.node, Some(copy.node))
         })?;
         let from = self.copies(segment)[at].node;
-        let to = self.choose(segment, self.size(segment), Some(from))?;
-        (!self.shares_rack(segment, to, Some(from))).then_some((at, to))
+        let apart = |node: &u16| !self.shares_rack(segment, *node, Some(from));
+        let spare = self.spares(segment).into_iter().find(apart);
+        let to = spare.or_else(|| self.choose(segment, Some(from)).filter(apart))?;
+        Some((at, to))
     }
 
     /// Moves copies until every node is within the dead band, as far as that can be done.
@@ -106,19 +123,31 @@ impl Board<'_> {
             return;
         }
         let mut lists = vec![Vec::new(); self.loads.len()];
+        let mut held_elsewhere = lists.clone();
         for segment in 0..self.world.in_pool {
             if !self.at_rest(segment) {
                 continue;
             }
+            let spare = self.copies(segment).iter().any(|copy| copy.state == State::Drain);
             for copy in self.copies(segment) {
                 let load = &self.loads[usize::from(copy.node)];
                 if copy.state == State::Hold && load.places && load.ratio() > average {
                     lists[usize::from(copy.node)].push(segment as u32);
+                    if spare {
+                        held_elsewhere[usize::from(copy.node)].push(segment as u32);
+                    }
                 }
             }
         }
-        for pass in [Pass::Fitting, Pass::Improving] {
-            self.level(pass, average, &lists);
+        for (takers, lists) in [(Takers::Holders, held_elsewhere), (Takers::All, lists)] {
+            let mut shifted = false;
+            for pass in [Pass::Fitting, Pass::Improving] {
+                shifted |= self.level(pass, takers, average, &lists);
+            }
+            // what drains from now on may be held again in the next cycle: that is used up before anything is pulled
+            if shifted {
+                return;
+            }
         }
     }
 
@@ -130,8 +159,9 @@ impl Board<'_> {
         average * (1.0 + f64::max(self.rules.settings().dead_band, grain))
     }
 
-    /// Goes once through the lists of all nodes above the average, always at the fullest.
-    fn level(&mut self, pass: Pass, average: f64, lists: &[Vec<u32>]) {
+    /// Goes once through the lists of all nodes above the average, always at the fullest. Says whether anything moved.
+    fn level(&mut self, pass: Pass, takers: Takers, average: f64, lists: &[Vec<u32>]) -> bool {
+        let mut shifted = false;
         let low = average * (1.0 - self.rules.settings().dead_band);
         let mut cursors = vec![0_usize; lists.len()];
         let above = |&(bits, _): &(u64, u16)| f64::from_bits(bits) > average;
@@ -140,32 +170,37 @@ impl Board<'_> {
         while let Some((bits, donor)) = donors.pop_last() {
             let least = self.by_ratio.first().map_or(average, |&(bits, _)| f64::from_bits(bits));
             let over = f64::from_bits(bits) > self.high(average, donor);
-            // a donor within its bound gives only to those below the band, and only what fits
-            if f64::from_bits(bits) <= average || !(over || pass == Pass::Fitting && least < low) {
+            // a donor within its bound gives only to those below the band, and only what fits; but what is not pulled
+            // costs nothing
+            let free = takers == Takers::Holders;
+            let gives = over || (free || pass == Pass::Fitting) && least < low;
+            if f64::from_bits(bits) <= average || !gives {
                 continue;
             }
-            let bounds = Bounds { average, limit: if over { average } else { low } };
+            let bounds = Bounds { average, limit: if over || free { average } else { low } };
             let cursor = &mut cursors[usize::from(donor)];
             let Some(&segment) = lists[usize::from(donor)].get(*cursor) else { continue };
             *cursor += 1;
             let segment = segment as usize;
             // it may have moved from another of its nodes
             if self.at_rest(segment)
-                && let Some((at, to)) = self.receiver(pass, bounds, segment, donor)
+                && let Some((at, to)) = self.receiver(pass, takers, bounds, segment, donor)
             {
-                if !self.within_cap(self.size(segment)) {
-                    return;
+                if !self.shift(segment, at, to, MoveReason::Balance) {
+                    return shifted;
                 }
-                self.shift(segment, at, to, MoveReason::Balance);
+                shifted = true;
             }
             donors.insert((self.loads[usize::from(donor)].ratio().to_bits(), donor));
         }
+        shifted
     }
 
     /// Where the copy of `segment` on `donor` may go.
     fn receiver(
         &self,
         pass: Pass,
+        takers: Takers,
         bounds: Bounds,
         segment: usize,
         donor: u16,
@@ -194,9 +229,17 @@ impl Board<'_> {
                 && (!self.shares_rack(segment, node, Some(donor))
                     || self.shares_rack(segment, donor, Some(donor)))
         };
-        let below =
-            self.by_ratio.iter().take_while(|&&(bits, _)| f64::from_bits(bits) < bounds.limit);
-        let to = below.take(RECEIVERS_MAX).map(|&(_, node)| node).find(|&node| takes(node))?;
+        let to = match takers {
+            Takers::Holders => {
+                let below = |&node: &u16| self.loads[usize::from(node)].ratio() < bounds.limit;
+                self.spares(segment).into_iter().filter(below).find(|&node| takes(node))?
+            }
+            Takers::All => {
+                let below = |&&(bits, _): &&(u64, u16)| f64::from_bits(bits) < bounds.limit;
+                let nodes = self.by_ratio.iter().take_while(below).take(RECEIVERS_MAX);
+                nodes.map(|&(_, node)| node).find(|&node| takes(node))?
+            }
+        };
         let at = self.copies(segment).iter().position(|copy| copy.node == donor)?;
         Some((at, to))
     }

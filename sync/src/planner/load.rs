@@ -28,6 +28,8 @@ pub(super) struct Load {
     pub(super) counts: bool,
     /// It answers now: what it reports can be relied on.
     pub(super) reachable: bool,
+    /// Lines of what has drained may go. What a returning node holds is looked through first: it may have it back.
+    pub(super) retires: bool,
 }
 
 impl Load {
@@ -57,13 +59,13 @@ pub(super) fn all(world: &World, rules: &Rules) -> Vec<Load> {
     let mut racks: HashMap<&str, u16> = HashMap::new();
     let named = world.nodes.len() as u16;
     let load = |(at, view): (usize, &NodeView)| {
-        let (places, counts, reachable) = match view.node.state {
-            NodeState::Live => (true, true, true),
-            NodeState::Returning => (false, true, true),
-            NodeState::Decommissioning => (false, false, true),
+        let (places, counts, reachable, retires) = match view.node.state {
+            NodeState::Live => (true, true, true, true),
+            NodeState::Returning => (false, true, true, false),
+            NodeState::Decommissioning => (false, false, true, true),
             NodeState::Lost { since_ms } => {
                 let lost_ms = world.now_ms.saturating_sub(since_ms);
-                (false, lost_ms < rules.settings().lost_grace_ms, false)
+                (false, lost_ms < rules.settings().lost_grace_ms, false, true)
             }
         };
         Load {
@@ -77,6 +79,7 @@ pub(super) fn all(world: &World, rules: &Rules) -> Vec<Load> {
             places,
             counts,
             reachable,
+            retires,
         }
     };
     let mut loads: Vec<_> = world.nodes.iter().enumerate().map(load).collect();

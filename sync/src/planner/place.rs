@@ -73,8 +73,7 @@ impl Board<'_> {
         if !self.can_add(segment) {
             return Err(Why::Later);
         }
-        let found =
-            if size > shortage.room_now_max { None } else { self.choose(segment, size, None) };
+        let found = if size > shortage.room_now_max { None } else { self.choose(segment, None) };
         if let Some(node) = found {
             self.add(segment, node, from, reason);
             return Ok(());
@@ -149,11 +148,8 @@ impl Board<'_> {
     }
 
     /// The best node with room for another copy; with `replacing`, for one that takes that copy's place.
-    pub(super) fn choose(&self, segment: usize, size: u64, replacing: Option<u16>) -> Option<u16> {
-        let fits = |node: u16| {
-            let load = &self.loads[usize::from(node)];
-            load.places && load.room_now() >= size && !self.has_copy(segment, node)
-        };
+    pub(super) fn choose(&self, segment: usize, replacing: Option<u16>) -> Option<u16> {
+        let fits = |node: u16| self.fits(segment, node);
         let preferred = self.preferred_nodes(segment).iter().copied().find(|&node| fits(node));
         if preferred.is_some() {
             return preferred;
@@ -192,6 +188,31 @@ impl Board<'_> {
             }
         }
         best.map(|(_, node)| node)
+    }
+
+    /// Whether `node` can take another copy of the segment: has it yet, or has room to pull it.
+    pub(super) fn fits(&self, segment: usize, node: u16) -> bool {
+        let load = &self.loads[usize::from(node)];
+        let pulls = || load.room_now() >= self.size(segment) && !self.has_copy(segment, node);
+        load.places && (self.spare_at(segment, node).is_some() || pulls())
+    }
+
+    /// Which copy of the segment on `node` drains, and can be held again without a pull.
+    pub(super) fn spare_at(&self, segment: usize, node: u16) -> Option<usize> {
+        let load = &self.loads[usize::from(node)];
+        let spare =
+            |copy: &Copy| copy.node == node && copy.state == State::Drain && copy.has(HELD_WANTED);
+        let room = load.places && load.room_later() >= self.size(segment);
+        if room { self.copies(segment).iter().position(spare) } else { None }
+    }
+
+    /// The nodes that have such a copy, the least stored/quota first.
+    pub(super) fn spares(&self, segment: usize) -> Vec<u16> {
+        let nodes = self.copies(segment).iter().map(|copy| copy.node);
+        let mut nodes: Vec<_> =
+            nodes.filter(|&node| self.spare_at(segment, node).is_some()).collect();
+        nodes.sort_by_key(|&node| (self.loads[usize::from(node)].ratio().to_bits(), node));
+        nodes
     }
 
     /// Whether the segment lies, or is to lie, on `node` in any version.

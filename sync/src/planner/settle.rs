@@ -120,8 +120,12 @@ impl Board<'_> {
             return;
         }
         for at in 0..self.copies(segment).len() {
-            match self.copies(segment)[at].state {
+            let copy = self.copies(segment)[at];
+            match copy.state {
                 State::Leave | State::Away => self.mark(segment, at, State::Drain),
+                State::Stray if self.loads[usize::from(copy.node)].reachable => {
+                    self.mark(segment, at, State::Drain);
+                }
                 State::Stray | State::Hold | State::Drain => {}
             }
         }

@@ -46,7 +46,7 @@ impl Board<'_> {
                 let Some(version) = self.version(segment, copy) else { continue };
                 let key = Self::key(segment);
                 let node = NodeKey(copy.node);
-                match self.line(segment, copy) {
+                match self.line(copy) {
                     Some(CopyState::Drain { since_ms })
                         if may_retire && self.is_over(copy, since_ms) =>
                     {
@@ -78,20 +78,19 @@ impl Board<'_> {
 
     fn is_over(&self, copy: &Copy, since_ms: u64) -> bool {
         let grace_ms = self.rules.settings().drain_grace_ms;
-        copy.has(WAS_DRAIN) && self.world.now_ms >= since_ms.saturating_add(grace_ms)
+        copy.has(WAS_DRAIN)
+            && self.loads[usize::from(copy.node)].retires
+            && self.world.now_ms >= since_ms.saturating_add(grace_ms)
     }
 
     /// What the node is told of a copy.
-    fn line(&self, segment: usize, copy: &Copy) -> Option<CopyState> {
-        let row = &self.rows[segment];
-        let drain = || CopyState::Drain { since_ms: self.drains_since(copy) };
+    fn line(&self, copy: &Copy) -> Option<CopyState> {
         match copy.state {
             State::Hold | State::Away => Some(CopyState::Hold),
             State::Leave => Some(CopyState::Leave),
-            State::Drain => Some(drain()),
+            State::Drain => Some(CopyState::Drain { since_ms: self.drains_since(copy) }),
             // what an absent node said last may be long gone
             State::Stray if !self.loads[usize::from(copy.node)].reachable => None,
-            State::Stray if row.proven >= self.enough(segment) => Some(drain()),
             State::Stray => Some(CopyState::Leave),
         }
     }

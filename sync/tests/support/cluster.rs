@@ -41,6 +41,8 @@ pub struct SimNode {
     pub node: Node,
     /// What the lead wrote.
     pub written: Lines,
+    /// What it had written before.
+    pub before: Lines,
     /// What the node has read of it.
     pub seen: Lines,
     pub held: BTreeMap<SegmentId, Stamp>,
@@ -57,7 +59,10 @@ pub struct Cluster {
     pub excused: bool,
     /// Whether a quota became smaller than what lies there.
     pub shrunk: bool,
+    /// What plans begin to pull.
     pub pulled_bytes: u64,
+    /// What nodes really pulled.
+    pub loaded_bytes: u64,
 }
 
 pub fn id(text: &str) -> SegmentId {
@@ -80,6 +85,7 @@ impl Cluster {
             excused: false,
             shrunk: false,
             pulled_bytes: 0,
+            loaded_bytes: 0,
         }
     }
 
@@ -100,13 +106,20 @@ impl Cluster {
     }
 
     pub fn join(&mut self, node: Node) {
-        let (written, seen, held) = Default::default();
+        let (written, before, seen, held) = Default::default();
         let name = node.name.clone();
-        self.nodes.insert(name, SimNode { node, written, seen, held });
+        self.nodes.insert(name, SimNode { node, written, before, seen, held });
     }
 
     pub fn set_state(&mut self, name: &str, state: NodeState) {
         self.nodes.get_mut(name).unwrap().node.state = state;
+    }
+
+    /// A node starts again: it has read its lines, and has not said yet what it holds.
+    pub fn comes_back(&mut self, name: &str) {
+        self.set_state(name, NodeState::Returning);
+        let sim = self.nodes.get_mut(name).unwrap();
+        sim.seen = sim.written.clone();
     }
 
     pub fn world(&self) -> World {
@@ -118,10 +131,9 @@ impl Cluster {
             for (id, (version, state)) in &sim.written {
                 told.assign(key, id, *version, *state);
             }
-            if !matches!(sim.node.state, NodeState::Lost { .. }) {
-                for (id, version) in &sim.held {
-                    told.holds(key, id, *version);
-                }
+            // also of those that are lost: the lead knows what they said last
+            for (id, version) in &sim.held {
+                told.holds(key, id, *version);
             }
         }
         told.build()
@@ -150,7 +162,7 @@ impl Cluster {
             going.extend(drains.map(|(id, _)| (name.clone(), id.clone())));
             let changed = lines != sim.written;
             assert_eq!(changed, assignment.changed);
-            sim.written = lines;
+            sim.before = std::mem::replace(&mut sim.written, lines);
         }
         for (name, id) in going {
             self.others_are_held(&name, &id);
@@ -169,10 +181,13 @@ impl Cluster {
         if !self.roomy || !self.pool.contains_key(id) {
             return;
         }
+        let told =
+            |lines: &Lines| matches!(lines.get(id), Some((_, CopyState::Hold | CopyState::Leave)));
         let others = |sim: &&SimNode| {
             sim.node.name != name
                 && sim.held.get(id) == self.pool.get(id)
-                && matches!(sim.written.get(id), Some((_, CopyState::Hold | CopyState::Leave)))
+                && told(&sim.before)
+                && told(&sim.written)
         };
         let places = |sim: &&SimNode| sim.node.state == NodeState::Live;
         let enough = self.copies.min(self.live().filter(places).count());
@@ -224,8 +239,9 @@ impl Cluster {
         for (id, (version, state)) in &sim.seen {
             let holds = matches!(state, CopyState::Hold | CopyState::Leave);
             // only the version that the store has can be pulled
-            if holds && self.pool.get(id) == Some(version) && random.unit() < chance {
-                sim.held.insert(id.clone(), *version);
+            let comes = holds && self.pool.get(id) == Some(version) && random.unit() < chance;
+            if comes && sim.held.insert(id.clone(), *version) != Some(*version) {
+                self.loaded_bytes += version.length;
             }
         }
     }
