@@ -11,6 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 rig/deps.sh test
 PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 rig/hdfs/hdfs.sh fetch
+rig/consul/consul.sh fetch
 cargo build --release --workspace --bins
 # the tests' JVMs are tuned to start fast; these are tuned to run fast
 export HDFS_RIG_TIER=4

@@ -3,7 +3,7 @@
 //! Invariants: a ratio comes from interleaved runs of both sides on the same machine; what is written to
 //! BENCHMARKS.md is one full run of all rows, and a row that misses its limit says so there too.
 //!
-//! Left out: building the release binaries and fetching HDFS, which `rig/bench.sh` does before it calls this.
+//! Left out: building the release binaries, and fetching HDFS and Consul, which `rig/bench.sh` does before it calls this.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ mod service;
 #[derive(Debug, Parser)]
 struct Options {
     /// Measure this row alone; may be given again [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=12))]
     row: Vec<u8>,
     /// Small sizes and few runs, to try the benchmark itself; nothing is written
     #[arg(long)]

@@ -3,7 +3,11 @@
 use crate::data::Place;
 use crate::report::Outcome;
 
+mod cluster;
+mod forward;
+mod fresh;
 mod hdfs;
+mod lead;
 mod many;
 pub mod planner;
 pub mod pool_table;
@@ -15,7 +19,7 @@ mod staging;
 pub type Measure = fn(&Place) -> anyhow::Result<Vec<Outcome>>;
 
 /// Every row by its number.
-pub const ALL: [(u8, Measure); 9] = [
+pub const ALL: [(u8, Measure); 12] = [
     (1, reading::pooled),
     (2, reading::plain),
     (3, reading::sequential),
@@ -25,4 +29,7 @@ pub const ALL: [(u8, Measure); 9] = [
     (7, many::list),
     (8, planner::plans),
     (9, pool_table::view),
+    (10, lead::cycles),
+    (11, fresh::segments),
+    (12, forward::queries),
 ];

@@ -7,11 +7,12 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use fsd::view::{MountState, MountView};
+use rig::net::Host;
 use rustix::process::{Pid, Signal};
 
 /// How long anything here may take that is waited for.
@@ -73,9 +74,17 @@ impl Dir {
 impl Service {
     /// Starts `trough COMMAND` on `dir`; waits for nothing.
     pub fn start(dir: &Dir, command: &[&str]) -> anyhow::Result<Self> {
+        Self::spawn(Command::new(trough()?), dir, command)
+    }
+
+    /// The same on a host of a net.
+    pub fn start_on(host: &Host, dir: &Dir, command: &[&str]) -> anyhow::Result<Self> {
+        Self::spawn(host.command(trough()?), dir, command)
+    }
+
+    fn spawn(mut program: Command, dir: &Dir, command: &[&str]) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir.mountpoint()).context("make the mount point")?;
         let log = dir.dir.join("log");
-        let mut program = Command::new(trough()?);
         program.args(command).args(dir.options()).stdin(Stdio::null());
         program.stdout(Stdio::null()).stderr(File::create(&log).context("make the log")?);
         // SAFETY: between fork and exec only one system call is made
@@ -115,6 +124,11 @@ impl Service {
             std::thread::sleep(PERIOD);
         }
         Ok(())
+    }
+
+    /// Its exit status, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
     /// What it said so far.

@@ -1,4 +1,4 @@
-//! The HDFS of rows 4 and 5, and what both do with it.
+//! The HDFS of rows 4, 5 and 10 to 12, and what they do with it.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +11,7 @@ use fsd::segment::SegmentId;
 use futures::{StreamExt, TryStreamExt};
 use hdfs_native::{Client, ClientBuilder};
 use rig::hdfs::Hdfs;
+use rig::net::{Host, Net};
 use sync::clock::since_boot;
 use sync::kv::sqlite::{FILE_TIMEOUTS, SqliteKv};
 use sync::publish::{Publication, PublishError, PublishSettings, Publisher};
@@ -32,12 +33,21 @@ pub struct Deep {
 impl Deep {
     /// Starts it with compilers as in production: the tests' rig starts faster and runs slower.
     pub fn start() -> anyhow::Result<Self> {
+        Self::of(Hdfs::start)
+    }
+
+    /// The same on a host of a net.
+    pub fn start_on(net: &Net, host: &Host) -> anyhow::Result<Self> {
+        Self::of(|| Hdfs::start_on(net, host))
+    }
+
+    fn of(start: impl FnOnce() -> Hdfs) -> anyhow::Result<Self> {
         let tier = std::env::var("HDFS_RIG_TIER").unwrap_or_default();
         ensure!(
             tier == "4",
             "HDFS_RIG_TIER=4 is not set, so Hadoop would run slower than it can: use `make bench`"
         );
-        let hdfs = Hdfs::start();
+        let hdfs = start();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let _in_it = runtime.enter();
         let client = ClientBuilder::new().with_url(hdfs.url("")).build()?;
