@@ -75,18 +75,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until `found` finds something.
-    pub fn until<T>(
-        &mut self,
-        what: &str,
-        mut found: impl FnMut(&Self) -> anyhow::Result<Option<T>>,
-    ) -> anyhow::Result<T> {
+    /// Waits until `holds`, looking now and then.
+    pub fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
         let begun = Instant::now();
-        loop {
+        while !holds(self) {
             check_stopped()?;
-            if let Some(found) = found(self)? {
-                return Ok(found);
-            }
             let ended = self.services.iter_mut().find_map(Service::ended);
             if ended.is_some() || begun.elapsed() > PATIENCE {
                 let logs: String = self.services.iter().map(Service::log).collect();
@@ -94,19 +87,19 @@ impl Cluster {
             }
             std::thread::sleep(PERIOD);
         }
+        Ok(())
     }
 
     /// Waits until the lead has found `segments`, and each has all of its copies.
     pub fn until_held(&mut self, segments: usize) -> anyhow::Result<()> {
         self.until(&format!("{segments} segments are held"), |cluster| {
-            let held = |status: LeadStatus| {
-                let cycle = status.cycle?;
-                let figures = cycle.figures?;
-                let all = figures.segments == segments as u64
-                    && figures.copies_wanted == (segments * COPIES) as u64;
-                (all && figures.copies_missing == 0 && cycle.moves == 0).then_some(())
-            };
-            Ok(cluster.leading().and_then(held))
+            let cycle = cluster.leading().and_then(|status| status.cycle);
+            cycle.is_some_and(|cycle| {
+                let figures = cycle.figures.unwrap_or_default();
+                figures.segments == segments as u64
+                    && figures.copies_wanted == (segments * COPIES) as u64
+                    && (figures.copies_missing, cycle.moves) == (0, 0)
+            })
         })
     }
 

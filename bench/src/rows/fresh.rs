@@ -39,7 +39,7 @@ const SQL: &str = "SELECT name FROM t WHERE id = 1";
 pub fn segments(place: &Place) -> anyhow::Result<Vec<Outcome>> {
     let runs = place.size(20, 3);
     let (sources, _) = files(&place.segments(place.size(256, 16))?, runs + BEFORE)?;
-    let (before, fresh) = sources.split_at(BEFORE.min(sources.len() - runs));
+    let (fresh, before) = sources.split_at(runs);
     let scratch = place.scratch()?;
     let mut cluster = Cluster::start(&["lead.cycle.settle_s=3"])?;
     cluster.deep.publish(before, POOL, scratch.path())?;

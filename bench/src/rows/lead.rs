@@ -1,9 +1,9 @@
 //! Row 10: cycles of a real `sync lead` over a large pool, as whoever orders one sees them: from `POST /sync?wait=1` to
-//! its answer, which are the listing of HDFS, the plan, and what is written to Consul.
+//! its answer. In between lie the listing of HDFS, the plan, and what is written to Consul.
 //!
-//! What is left out of it is what the cycle does not do: the nodes are registered, read what they are told and say that
-//! they hold it, as any node does, but they pull nothing, and their readers are not there. Beside each segment lies a
-//! seal, as `trough put` makes it, so the listing has twice as many files; the seals are empty, for no lead reads them.
+//! The nodes are registered, hear what they are told and say that they hold it, as any node does, but they pull nothing:
+//! a lead sees no difference. Beside each segment lies a seal, as `trough put` leaves one, so the listing has twice as
+//! many files; no lead reads them, and they are empty. Each block is on one DataNode, so that they are made sooner.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
