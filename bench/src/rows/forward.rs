@@ -138,3 +138,19 @@ fn body_of(answer: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
     Ok(Some((end + 4, length.context("an answer of known length")?.trim().parse()?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_found_once_all_of_its_head_is_there_and_only_in_an_answer_that_is_well() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]";
+        assert_eq!(body_of(answer).unwrap(), Some((answer.len() - 2, 2)));
+        for cut in 0..answer.len() - 2 {
+            assert_eq!(body_of(&answer[..cut]).unwrap(), None);
+        }
+        assert!(body_of(b"HTTP/1.1 503 Not now\r\nContent-Length: 0\r\n\r\n").is_err());
+        assert!(body_of(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+    }
+}
