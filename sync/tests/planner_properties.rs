@@ -79,7 +79,7 @@ proptest! {
 
     /// Make before break at every step, whatever happens and in whatever order nodes follow.
     #[test]
-    fn s9_no_planned_move_takes_a_copy_before_another_is_held(seed: u64) {
+    fn s13_no_planned_move_takes_a_copy_before_another_is_held(seed: u64) {
         println!("seed {seed}");
         let random = &mut Random(seed);
         let mut cluster = Cluster::usual(random, 150, 9, 0.4);

@@ -157,7 +157,7 @@ period_s = 1
 settle_s = 3
 doubt_s = 5
 [plan]
-drain_grace_ms = 1000
+drain_grace_ms = 2000
 lost_grace_ms = 1000
 "
         )

@@ -1,7 +1,7 @@
 //! What changes without moving anything: which copies stay, which are one too many, which may drain now; and
 //! what is missing after that.
 //!
-//! Invariant (make before break): a copy begins to drain only when enough other copies were told to be held
+//! Invariant (S13, make before break): a copy begins to drain only when enough other copies were told to be held
 //! before this plan and are reported held, in the version that the pool has, by nodes that answer.
 
 use std::cmp::Reverse;
