@@ -30,9 +30,10 @@ jq -r --arg root "$PWD" 'select(.reason == "compiler-artifact" and .profile.test
     | (if $directory == $root then "trough" else ($directory | split("/") | last) end) as $package
     | "\($package)/\(.target.name)\({test: "", bin: "-bin-unit"}[.target.kind[0]] // "-unit") \($directory) \(.executable)"' \
     "$WORK/built" | grep -E -- "${SUITES:-.}" >"$WORK/suites"
-longest='faults_cluster|commands'
+longest='faults_cluster'
 slow='faults|publish|store_contract|kv_contract|services|discovery|mount_suite|cache_kill|cache_power|cache_model'
-for these in "$longest" "$slow"; do
+# clients of both the first and the third keep a core busy, so these do not run side by side
+for these in "$longest" "$slow" commands; do
     grep -E "$these" "$WORK/suites" >>"$WORK/ordered"
     grep -vE "$these" "$WORK/suites" >"$WORK/rest"
     mv "$WORK/rest" "$WORK/suites"
