@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sync::clock::{Clock, SystemClock};
 use sync::local::status::LocalStatus;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Status;
 use crate::config::Config;
@@ -48,25 +49,35 @@ pub async fn run(config: &Config, options: &Status) -> anyhow::Result<ExitCode> 
 }
 
 async fn show(config: &Config, options: &Status) -> anyhow::Result<ExitCode> {
-    let mut output = std::io::stdout();
-    let whole_screen = options.watch && output.is_terminal() && !options.json;
+    if !options.watch {
+        let page = look(config, options).await?;
+        print(&page.text)?;
+        return Ok(ExitCode::from(if page.known { 0 } else { NOT_RUNNING }));
+    }
+    // one for all of it: a Ctrl-C between two waits for one is lost
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
+    tokio::select! {
+        ended = watch(config, options) => ended,
+        _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Shows it again and again.
+async fn watch(config: &Config, options: &Status) -> anyhow::Result<ExitCode> {
+    let whole_screen = std::io::stdout().is_terminal() && !options.json;
+    let before = if whole_screen { CLEAR } else { "" };
+    let after = if whole_screen || options.json { "" } else { "\n" };
     loop {
         let page = look(config, options).await?;
-        let before = if whole_screen { CLEAR } else { "" };
-        let after = if options.watch && !whole_screen && !options.json { "\n" } else { "" };
-        write!(output, "{before}{}{after}", page.text)?;
-        output.flush()?;
-        if !options.watch {
-            return Ok(ExitCode::from(if page.known { 0 } else { NOT_RUNNING }));
-        }
-        tokio::select! {
-            () = tokio::time::sleep(WATCH_PERIOD) => {}
-            stopped = tokio::signal::ctrl_c() => {
-                stopped.context("wait for Ctrl-C")?;
-                return Ok(ExitCode::SUCCESS);
-            }
-        }
+        print(&format!("{before}{}{after}", page.text))?;
+        tokio::time::sleep(WATCH_PERIOD).await;
     }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut output = std::io::stdout();
+    output.write_all(text.as_bytes())?;
+    Ok(output.flush()?)
 }
 
 async fn look(config: &Config, options: &Status) -> anyhow::Result<Page> {
