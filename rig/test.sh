@@ -2,7 +2,7 @@
 # Runs every suite and prints how long each took: `make test`.
 #
 #   TEST_LANES=2      suites at the same time
-#   SUITE_S=1800      a suite that has not ended by then has failed, in seconds
+#   SUITE_S=2700      a suite that has not ended by then has failed, in seconds
 #   SUITES=REGEX      only the suites whose name (package/target) matches
 #
 # Within a suite of real parts (FUSE mounts, HDFS, whole processes) the tests run one at a time: they share mounts
@@ -46,7 +46,7 @@ run_suite() { # NAME DIRECTORY PROGRAM
     local name=$1 begun=$SECONDS threads=()
     [[ $name == *-unit ]] || threads=(--test-threads=1)
     local log=$WORK/${name//\//.}.log status=0
-    (cd "$2" && timeout --foreground --kill-after=30 "${SUITE_S:-1800}" "$3" "${threads[@]}") >"$log" 2>&1 </dev/null || status=$?
+    (cd "$2" && timeout --foreground --kill-after=30 "${SUITE_S:-2700}" "$3" "${threads[@]}") >"$log" 2>&1 </dev/null || status=$?
     {
         flock 9
         printf '\n== %s\n' "$name"
