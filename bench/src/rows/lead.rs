@@ -31,7 +31,7 @@ use crate::report::{Limit, Outcome};
 use crate::service::Service;
 
 /// Files that are written at the same time: the close of each waits half a second.
-const FILES_AT_ONCE: usize = 256;
+const FILES_AT_ONCE: usize = 400;
 /// Questions to the NameNode at the same time.
 const CALLS_AT_ONCE: usize = 32;
 /// What each node offers: more than all of it takes.
