@@ -7,6 +7,7 @@
 #
 # Within a suite of real parts (FUSE mounts, HDFS, whole processes) the tests run one at a time: they share mounts
 # and a rig. Two suites at a time keep both cores busy while tests wait for events; each is shown when it is done.
+# The fault matrix of a cluster runs by itself, two of its rigs at a time: its clients alone keep the cores busy.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -31,20 +32,14 @@ jq -r --arg root "$PWD" 'select(.reason == "compiler-artifact" and .profile.test
     | (if $directory == $root then "trough" else ($directory | split("/") | last) end) as $package
     | "\($package)/\(.target.name)\({test: "", bin: "-bin-unit"}[.target.kind[0]] // "-unit") \($directory) \(.executable)"' \
     "$WORK/built" | grep -E -- "${SUITES:-.}" >"$WORK/suites"
-longest='faults_cluster'
-slow='faults|publish|store_contract|kv_contract|services|discovery|mount_suite|cache_kill|cache_power|cache_model'
-# clients of both the first and the third keep a core busy, so these do not run side by side
-for these in "$longest" "$slow" commands; do
-    grep -E "$these" "$WORK/suites" >>"$WORK/ordered"
-    grep -vE "$these" "$WORK/suites" >"$WORK/rest"
-    mv "$WORK/rest" "$WORK/suites"
-done
-cat "$WORK/suites" >>"$WORK/ordered"
+slow='commands|faults|publish|store_contract|kv_contract|services|discovery|mount_suite|cache_kill|cache_power|cache_model'
+{ grep -E "$slow" "$WORK/suites"; grep -vE "$slow" "$WORK/suites"; } >"$WORK/ordered"
 [ -s "$WORK/ordered" ] || { echo "no suite is called ${SUITES:-anything}" >&2; exit 1; }
 
 run_suite() { # NAME DIRECTORY PROGRAM
     local name=$1 begun=$SECONDS threads=()
     [[ $name == *-unit ]] || threads=(--test-threads=1)
+    [[ $name == trough/faults_cluster ]] && threads=(--test-threads=2)
     local log=$WORK/${name//\//.}.log status=0
     (cd "$2" && timeout --foreground --kill-after=30 "${SUITE_S:-2700}" "$3" "${threads[@]}") >"$log" 2>&1 </dev/null || status=$?
     {
@@ -57,7 +52,11 @@ run_suite() { # NAME DIRECTORY PROGRAM
 }
 export -f run_suite
 begun=$SECONDS
-xargs -P "${TEST_LANES:-2}" -L 1 bash -c 'run_suite "$@"' suite <"$WORK/ordered"
+run() { # LANES; NAME DIRECTORY PROGRAM of each on standard input
+    xargs -r -P "$1" -L 1 bash -c 'run_suite "$@"' suite
+}
+grep "^trough/faults_cluster " "$WORK/ordered" | run 1
+grep -v "^trough/faults_cluster " "$WORK/ordered" | run "${TEST_LANES:-2}"
 
 printf '\n'
 sort -rn "$WORK/times"

@@ -41,7 +41,9 @@ pub struct HttpSettings {
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        Self { connections_max: 4096, idle_ms: 30_000, stall_ms: 30_000, stop_ms: 10_000 }
+        // a client that sends on a kept connection just as the server closes it cannot know whether it was heard, so
+        // the client is to close first: those of Rust and Go do after 90 s
+        Self { connections_max: 4096, idle_ms: 120_000, stall_ms: 30_000, stop_ms: 10_000 }
     }
 }
 

@@ -23,16 +23,17 @@ pub fn render(status: &LocalStatus, now_ms: u64) -> String {
         ("cache", cache(status)),
         ("mount", mount(status)),
         ("deep store", store(status, now_ms)),
-        ("work", work(status)),
+        ("work", work(status, now_ms)),
         ("scrub", scrub(status, now_ms)),
     ];
     if let Some(view) = &status.lead {
         lines.insert(0, ("lead", lead(view, now_ms)));
     }
     listing(&mut lines, &status.store.listing);
-    if let Some(held_back) = &status.removals_held_back {
-        lines.push(("attention", held_back.reason.clone()));
-    }
+    let disk = &status.disk;
+    let held_back = status.removals_held_back.as_ref().map(|held_back| &held_back.reason);
+    let attention = [disk.problem.as_ref(), disk.ledger_problem.as_ref(), held_back];
+    lines.extend(attention.into_iter().flatten().map(|what| ("attention", what.clone())));
     for problem in status.problems.iter().take(PROBLEMS_SHOWN) {
         let served = if problem.served { " (an older version is served)" } else { "" };
         lines.push(("not held", format!("{}: {}{served}", problem.id, problem.reason)));
@@ -89,6 +90,10 @@ fn cache(status: &LocalStatus) -> String {
     let used = cache.objects_bytes + cache.incoming_bytes;
     let quota = cache.quota_bytes;
     let mut text = format!("{} of {} ({})", bytes(used), bytes(quota), percent(used, quota));
+    if let Some(free) = status.disk.free_bytes {
+        // writing to a string does not fail
+        let _ = write!(text, "; its volume has {} free", bytes(free));
+    }
     if cache.quarantine_bytes > 0 {
         // writing to a string does not fail
         let _ = write!(text, "; {} in quarantine", bytes(cache.quarantine_bytes));
@@ -148,11 +153,16 @@ fn store(status: &LocalStatus, now_ms: u64) -> String {
     format!("{}: {reach}{}{paused}", store.address, age.unwrap_or_default())
 }
 
-fn work(status: &LocalStatus) -> String {
+fn work(status: &LocalStatus, now_ms: u64) -> String {
     let work = &status.work;
     let (done, size) = (work.published_total, bytes(work.published_bytes_total));
     let (pulls, queued) = (work.pulls, work.queued);
-    format!("{pulls} pulls run, {queued} wait; {done} published since the start, {size}")
+    let behind = status.behind_since_ms.map(|since| {
+        let time = Duration::from_millis(now_ms.saturating_sub(since));
+        format!(", something to pull for {} now", indicatif::HumanDuration(time))
+    });
+    let behind = behind.unwrap_or_default();
+    format!("{pulls} pulls run, {queued} wait{behind}; {done} published since the start, {size}")
 }
 
 fn scrub(status: &LocalStatus, now_ms: u64) -> String {
@@ -213,6 +223,9 @@ mod tests {
         status.cache.quota_bytes = 4 << 20;
         status.cache.objects_bytes = 1 << 20;
         status.cache.quarantine_bytes = 9;
+        status.disk.free_bytes = Some(2 << 20);
+        status.disk.problem = Some("the volume is full".into());
+        status.behind_since_ms = Some(40_000);
         status.mount.path = "/m".into();
         status.mount.live = true;
         status.mount.figures = Some(FsStatus { passthrough: true, ..FsStatus::default() });
@@ -227,7 +240,9 @@ mod tests {
         let text = render(&status, 100_000);
         for part in [
             "5 in the pool: 3 held, 1 pending, 1 refused\n",
-            "1.00 MiB of 4.00 MiB (25 %); 9 B in quarantine",
+            "1.00 MiB of 4.00 MiB (25 %); its volume has 2.00 MiB free; 9 B in quarantine",
+            "0 pulls run, 0 wait, something to pull for 60 seconds now; 0 published",
+            "attention   the volume is full\n",
             "/m: live; the kernel reads",
             "NOT WHOLLY REACHABLE (what is held stays served), its last complete listing was 60 seconds ago",
             "attention   30 vanished\n",

@@ -25,6 +25,14 @@ pub const SEGMENTS: &str = "trough_sync_segments";
 pub const CACHE_BYTES: &str = "trough_sync_cache_bytes";
 /// When the newest complete listing ended, seconds since 1970: the age of this node's view (S9).
 pub const COMPLETE_LISTING_TIME: &str = "trough_sync_complete_listing_timestamp_seconds";
+/// Since when there has been something to pull all the time, seconds since 1970; 0 while there is nothing.
+pub const BEHIND_SINCE: &str = "trough_sync_behind_since_timestamp_seconds";
+/// When the lead of the cluster was last heard, seconds since 1970 (S9).
+pub const LEAD_HEARD_TIME: &str = "trough_sync_lead_heard_timestamp_seconds";
+/// Bytes that the volume of the cache has free for trough.
+pub const VOLUME_FREE_BYTES: &str = "trough_sync_volume_free_bytes";
+/// 1 while the volume (`disk`) or the ledger does not take what is written, by part.
+pub const WRITE_PROBLEM: &str = "trough_sync_write_problem";
 /// 1 while a live mount shows the cache (S5, S6).
 pub const MOUNT_LIVE: &str = "trough_sync_mount_live";
 /// What fsd counts, by figure: it has no port of its own, so the synchronizer shows its `.trough/status.json`.
@@ -160,6 +168,17 @@ pub(crate) fn gauges(status: &LocalStatus) {
     }
     if let Some(at_ms) = status.store.complete_listing_at_ms {
         gauge!(COMPLETE_LISTING_TIME).set(float(at_ms) / 1_000.0);
+    }
+    gauge!(BEHIND_SINCE).set(float(status.behind_since_ms.unwrap_or_default()) / 1_000.0);
+    if let Some(at_ms) = status.lead.as_ref().and_then(|lead| lead.heard_at_ms) {
+        gauge!(LEAD_HEARD_TIME).set(float(at_ms) / 1_000.0);
+    }
+    let disk = &status.disk;
+    if let Some(free_bytes) = disk.free_bytes {
+        gauge!(VOLUME_FREE_BYTES).set(float(free_bytes));
+    }
+    for (part, problem) in [("disk", &disk.problem), ("ledger", &disk.ledger_problem)] {
+        gauge!(WRITE_PROBLEM, "part" => part).set(if problem.is_some() { 1.0 } else { 0.0 });
     }
     gauge!(MOUNT_LIVE).set(if status.mount.live { 1.0 } else { 0.0 });
     counter!(DAMAGED_TOTAL).absolute(status.work.damaged_total);

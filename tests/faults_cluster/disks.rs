@@ -19,7 +19,7 @@ const VOLUME_MIB: u64 = 64;
 fn s1_s9_s10_no_answer_fails_for_what_befalls_the_disk_of_a_node() {
     let volume = Volume::new(VOLUME_MIB);
     let cache = volume.path().join("cache");
-    let mut stage = Stage::set_on(Some(&cache));
+    let mut stage = Stage::set_on(&cache);
     for part in [
         "the volume is full",
         "No space left",

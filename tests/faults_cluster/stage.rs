@@ -1,4 +1,4 @@
-//! Where the faults happen: nodes `a`, `b` and `c`, candidates on `a` and `b`, and a host for each server.
+//! Where the faults happen: nodes `a`, `b`, `c` and maybe more, candidates on `a` and `b`, and a host for each server.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,7 +19,10 @@ use crate::clients::{Clients, id};
 use crate::machines::{CONSUL_AWAY, COPIES, Machines, Place, Role};
 use crate::segment;
 
+/// Three nodes: the fewest that leave a choice where the second copy goes.
 pub const NODES: [&str; 3] = ["a", "b", "c"];
+/// Five: some hold neither copy of a segment and know only from others who does.
+pub const FIVE_NODES: [&str; 5] = ["a", "b", "c", "d", "e"];
 pub const SERVERS: [&str; 3] = ["s1", "s2", "s3"];
 
 /// Segments that stay as they are.
@@ -29,7 +32,7 @@ const ADDED: usize = 34;
 const CHANGED: usize = 33;
 const DELETED: usize = 33;
 /// What is written to the deep store at the same time.
-const WRITES: usize = 16;
+const WRITES: usize = 64;
 
 /// What the logs may say when HDFS is away for somebody.
 const HDFS_AWAY: [&str; 2] = ["the listing of the deep store is incomplete", "hdfs://"];
@@ -41,6 +44,7 @@ pub struct Stage {
     pub consul: consul::Cluster,
     pub hdfs: Hdfs,
     pub store: Arc<dyn Store>,
+    nodes: &'static [&'static str],
     net: Net,
     hosts: Vec<Host>,
     runtime: tokio::runtime::Runtime,
@@ -66,20 +70,30 @@ fn write_all(sound: Vec<(i64, i64)>, store: &dyn Store) -> impl Future<Output = 
 }
 
 impl Stage {
-    /// All are well, and everything has its copies.
+    /// Three nodes that are well, and everything has its copies.
     pub fn set() -> Self {
-        Self::set_on(None)
+        Self::set_with(&NODES, None)
     }
 
-    /// The same with `cache` as the cache of node `c`, where `trough up` starts again what ends by itself.
-    pub fn set_on(cache: Option<&Path>) -> Self {
+    /// The same with five.
+    pub fn set_of_five() -> Self {
+        Self::set_with(&FIVE_NODES, None)
+    }
+
+    /// Three with `cache` as the cache of node `c`, where `trough up` starts again what ends by itself.
+    pub fn set_on(cache: &Path) -> Self {
+        Self::set_with(&NODES, Some(cache))
+    }
+
+    fn set_with(names: &'static [&'static str], cache: Option<&Path>) -> Self {
         let net = Net::start();
         let servers = net.hosts(SERVERS);
-        let nodes = net.hosts(NODES);
+        let nodes: Vec<Host> = names.iter().map(|name| net.host(name)).collect();
         let name_node = net.host("hdfs");
+        let agents: Vec<&Host> = nodes.iter().collect();
         let (consul, hdfs) = std::thread::scope(|scope| {
-            let consul = || consul::Cluster::start(&net, &servers.each_ref(), &nodes.each_ref());
-            let consul = scope.spawn(consul);
+            let start = || consul::Cluster::start(&net, &servers.each_ref(), &agents);
+            let consul = scope.spawn(start);
             let hdfs = Hdfs::start_on(&net, &name_node);
             (consul.join().unwrap(), hdfs)
         });
@@ -89,7 +103,7 @@ impl Stage {
         CONSUL_AWAY.into_iter().chain(HDFS_AWAY).for_each(|part| machines.allow(part));
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(store.mkdir(&StorePath::root())).unwrap();
-        for (name, host) in NODES.into_iter().zip(&nodes) {
+        for (&name, host) in names.iter().zip(&nodes) {
             machines.add(name, host.dir(), Place::On(host.clone()));
             machines.set(name, "lead.cycle.max_removed_ratio", "0.6");
             if let Some(cache) = cache.filter(|_| name == "c") {
@@ -107,8 +121,19 @@ impl Stage {
         let passing = VecDeque::new();
         let next = LASTING;
         let hosts = servers.into_iter().chain(nodes).chain([name_node]).collect();
-        let mut stage =
-            Self { clients, machines, consul, hdfs, store, net, hosts, runtime, passing, next };
+        let mut stage = Self {
+            clients,
+            machines,
+            consul,
+            hdfs,
+            store,
+            nodes: names,
+            net,
+            hosts,
+            runtime,
+            passing,
+            next,
+        };
         stage.add(0..LASTING);
         stage.add_passing(CHANGED + DELETED);
         stage.converged("at first");
@@ -172,7 +197,7 @@ impl Stage {
             heal(stage);
             stage.change_a_hundred();
         };
-        self.befall(case, &NODES, strike, |_| (), heal);
+        self.befall(case, self.nodes, strike, |_| (), heal);
     }
 
     fn befall(
@@ -184,20 +209,29 @@ impl Stage {
         heal: impl FnOnce(&mut Self),
     ) {
         let begun = Instant::now();
+        let s = || begun.elapsed().as_secs_f64();
         self.clients.ask(&self.machines, alive);
         strike(self);
+        let struck = s();
         self.clients.all_right(case, &self.machines);
+        let right = s();
         change(self);
+        let changed = s();
         heal(self);
-        self.clients.all_right(&format!("{case} no more"), &self.machines);
+        let healed = s();
         self.converged(case);
-        println!("{:4} s  {case}", begun.elapsed().as_secs());
+        println!(
+            "{:4.0} s  {case} (struck {struck:.1}, right {right:.1}, changed {changed:.1}, healed {healed:.1}; \
+             slowest answer {})",
+            s(),
+            self.clients.take_slowest(),
+        );
     }
 
     /// Waits until the cluster is what it is to be: each reader answers with what is there, everything has its copies,
     /// and there is nothing to be planned.
     pub fn converged(&self, case: &str) {
-        self.clients.until_settled(case, &self.machines, &NODES);
+        self.clients.until_settled(case, &self.machines, self.nodes);
         self.machines.until_held(self.clients.segments());
         self.clients.all_right(&format!("{case}, and all is over"), &self.machines);
         let said = self.machines.say("c", &["sync", "plan", "--json"]);

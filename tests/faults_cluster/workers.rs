@@ -3,17 +3,17 @@
 use rustix::process::Signal;
 
 use crate::machines::Role;
-use crate::stage::{SERVERS, Stage};
+use crate::stage::{FIVE_NODES, SERVERS, Stage};
 
 /// What of trough runs on a node; the reader first, as it looks at the mount.
 const ALL: [Role; 3] = [Role::Read, Role::Local, Role::Fsd];
-const OTHERS: [&str; 2] = ["a", "b"];
+const OTHERS: [&str; 4] = ["a", "b", "d", "e"];
 /// Everybody that a node talks to.
-const EVERYBODY: [&str; 6] = ["a", "b", "s1", "s2", "s3", "hdfs"];
+const EVERYBODY: [&str; 8] = ["a", "b", "d", "e", "s1", "s2", "s3", "hdfs"];
 
 #[test]
 fn s9_s10_no_answer_fails_for_what_befalls_a_node() {
-    let mut stage = Stage::set();
+    let mut stage = Stage::set_of_five();
 
     stage.through(
         "a node is killed",
@@ -45,7 +45,7 @@ fn s9_s10_no_answer_fails_for_what_befalls_a_node() {
     // it goes by what it knew, and is asked as well
     stage.through(
         "a node is cut from Consul",
-        &["a", "b", "c"],
+        &FIVE_NODES,
         |stage| stage.cut("c", &SERVERS),
         |stage| {
             stage.until_made_good("c");
@@ -55,7 +55,7 @@ fn s9_s10_no_answer_fails_for_what_befalls_a_node() {
 
     stage.through(
         "a node is cut from HDFS",
-        &["a", "b", "c"],
+        &FIVE_NODES,
         |stage| stage.cut("c", &["hdfs"]),
         |stage| stage.mend("c", &["hdfs"]),
     );

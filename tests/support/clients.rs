@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::machines::{Machines, PATIENCE, until};
 
 /// How many ask at once.
 const CLIENTS: usize = 2;
-/// Between two rounds of a client: the machine is there for others as well.
+/// Between two questions of a client while nobody waits for its answers: the machine is there for others as well.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Versions of a segment differ by so much: what is left of a division by it is the segment's number.
 const VERSION: i64 = 1_000_000;
@@ -45,11 +45,15 @@ impl Truth {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
+    /// Somebody waits for the answers.
+    hurried: AtomicBool,
     readers: RwLock<Vec<&'static str>>,
     /// For each reader its address of a segment.
     addresses: RwLock<BTreeMap<&'static str, String>>,
     truths: RwLock<BTreeMap<i64, Truth>>,
     answers: AtomicU64,
+    /// The answer that took longest since somebody asked for it, in milliseconds, and where and for what it was.
+    slowest: Mutex<(u128, String)>,
     wrong: Mutex<Vec<String>>,
     rounds: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -69,25 +73,48 @@ enum Answer {
 }
 
 impl Shared {
-    fn run(&self) {
+    fn run(&self, client: usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         while !self.stop.load(Ordering::Relaxed) {
-            // who takes a reader out waits until the round that began with it is over
-            let readers = self.readers.read().unwrap();
-            for name in readers.iter() {
-                let numbers: Vec<i64> = self.truths.read().unwrap().keys().copied().collect();
-                for n in numbers {
-                    if self.stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    self.ask(&runtime, &client, name, n);
+            let names = self.readers.read().unwrap().clone();
+            for name in names {
+                let mut numbers = self.asked_by(client).into_iter();
+                if numbers.all(|n| self.ask_in_turn(&runtime, &http, name, n)) {
+                    *self.rounds.lock().unwrap().entry(name).or_default() += 1;
                 }
-                *self.rounds.lock().unwrap().entry(name).or_default() += 1;
             }
-            drop(readers);
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Asks `name`; `false` when it is not to be asked any more.
+    fn ask_in_turn(
+        &self,
+        on: &tokio::runtime::Runtime,
+        http: &reqwest::Client,
+        name: &'static str,
+        n: i64,
+    ) -> bool {
+        // who takes a reader out waits until the question that it was asked is over
+        let readers = self.readers.read().unwrap();
+        if self.stop.load(Ordering::Relaxed) || !readers.contains(&name) {
+            return false;
+        }
+        self.ask(on, http, name, n);
+        drop(readers);
+        if !self.hurried.load(Ordering::Relaxed) {
+            std::thread::sleep(PAUSE);
+        }
+        true
+    }
+
+    /// Everything that there is. What goes is asked by one client alone: a reader that is cut off looks for it at
+    /// everybody's before it says that nobody has it.
+    fn asked_by(&self, client: usize) -> Vec<i64> {
+        let truths = self.truths.read().unwrap();
+        let asked = truths.iter().filter(|(_, truth)| client == 0 || truth.stays);
+        asked.map(|(n, _)| *n).collect()
     }
 
     fn truth(&self, n: i64) -> Option<Truth> {
@@ -96,7 +123,14 @@ impl Shared {
 
     fn ask(&self, on: &tokio::runtime::Runtime, client: &reqwest::Client, name: &str, n: i64) {
         let Some(before) = self.truth(n) else { return };
+        let begun = Instant::now();
         let answer = self.answer(on, client, name, n);
+        let took_ms = begun.elapsed().as_millis();
+        let mut slowest = self.slowest.lock().unwrap();
+        if took_ms > slowest.0 {
+            *slowest = (took_ms, format!("{took_ms} ms, {name} for {}", id(n)));
+        }
+        drop(slowest);
         let after = self.truth(n).unwrap_or(Truth { absent: true, ..before });
         self.answers.fetch_add(1, Ordering::Relaxed);
         let right = match &answer {
@@ -157,9 +191,9 @@ impl Clients {
     /// Begins; nobody is asked yet.
     pub fn start() -> Self {
         let shared = Arc::new(Shared::default());
-        let client = |_| {
+        let client = |number| {
             let shared = shared.clone();
-            std::thread::spawn(move || shared.run())
+            std::thread::spawn(move || shared.run(number))
         };
         Self { threads: (0..CLIENTS).map(client).collect(), shared }
     }
@@ -205,6 +239,11 @@ impl Clients {
         self.shared.answers.load(Ordering::Relaxed)
     }
 
+    /// The answer that took longest since this was asked last.
+    pub fn take_slowest(&self) -> String {
+        std::mem::take(&mut *self.shared.slowest.lock().unwrap()).1
+    }
+
     /// Waits until each of `names` answers with what is there in the end; from then on nothing else is right.
     #[track_caller]
     pub fn until_settled(&self, case: &str, machines: &Machines, names: &[&'static str]) {
@@ -245,7 +284,7 @@ impl Clients {
         }
     }
 
-    /// Waits until each of those that are asked was asked for everything twice more, and all was answered right.
+    /// Waits until each of those that are asked was asked for everything once more, and all was answered right.
     #[track_caller]
     pub fn all_right(&self, case: &str, machines: &Machines) {
         let before = self.shared.rounds.lock().unwrap().clone();
@@ -254,10 +293,12 @@ impl Clients {
             let done = self.shared.rounds.lock().unwrap();
             let of = |all: &BTreeMap<_, u64>, name| all.get(name).copied().unwrap_or_default();
             // the first that ends began before it was asked for, with either client
-            let wanted = 2 + CLIENTS as u64;
+            let wanted = 1 + CLIENTS as u64;
             names.iter().all(|name| of(&done, name) >= of(&before, name) + wanted).then_some(())
         };
+        self.shared.hurried.store(true, Ordering::Relaxed);
         until(&format!("{case}: everything to be asked for"), rounds, || machines.logs());
+        self.shared.hurried.store(false, Ordering::Relaxed);
         let wrong = std::mem::take(&mut *self.shared.wrong.lock().unwrap());
         let shown: Vec<&String> = wrong.iter().take(SHOWN).collect();
         assert!(

@@ -15,6 +15,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use fsd::segment::SegmentId;
 use metrics::{counter, gauge};
+use sync::node::NodeName;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::request::Target;
@@ -138,10 +139,12 @@ impl App {
             return self.here(asked).await;
         };
         let holders = catalogue::holders(&*self.catalogue, &asked.target.id).await;
-        if holders.newest.iter().chain(&holders.older).all(|node| route.is_own(node)) {
+        let is_own = |node: &NodeName| route.is_own(node);
+        let first = if holders.newest.is_empty() { &holders.older } else { &holders.newest };
+        if first.is_empty() {
             return self.here(asked).await;
         }
-        if !holders.newest.iter().any(|node| route.is_own(node)) {
+        if !first.iter().any(is_own) {
             let unreached = match self.there(route, asked).await {
                 Ok(answer) => return Ok(answer),
                 Err(unreached) => unreached,
@@ -157,9 +160,12 @@ impl App {
             tried = self.try_here(asked) => tried?,
             () = self.mount_hangs() => Err(Unanswered::MountAway("the mount hangs".to_owned())),
         };
+        let alone = holders.newest.iter().chain(&holders.older).all(is_own);
         match tried {
             Ok(answer) => Ok(answer),
-            Err(Unanswered::Failed(error)) if !error.is_of_this_copy() => Err(error),
+            Err(Unanswered::Failed(error)) if alone || !error.is_of_this_copy() => Err(error),
+            Err(Unanswered::MountAway(_)) if alone => self.here(asked).await,
+            // when nobody else has it, the table is late: who has it now is heard of in a moment
             Err(missed) => match self.there(route, asked).await {
                 Ok(answer) => Ok(answer),
                 Err(_) => match missed {

@@ -207,6 +207,19 @@ async fn what_moves_while_it_is_asked_for_is_found() {
     };
     assert_eq!(tokio::join!(asking, moving).0, (200, ROW.to_owned()));
 
+    // away from this reader, which alone has it by what the table said last
+    for (newest, older) in [(&["asker"][..], &[][..]), (&[], &["asker"])] {
+        pair.cluster.held_by(&name(2), newest, older);
+        let segment = name(2);
+        let asking = ask(&pair.asker, &segment, "SELECT a FROM t");
+        let moving = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            pair.cluster.held(&name(2), &["good"]);
+        };
+        let answer = tokio::join!(asking, moving).0;
+        assert_eq!(answer, (200, ROW.to_owned()), "from {newest:?} {older:?}");
+    }
+
     // to this reader itself, which the table does not say yet
     pair.cluster.held(&name(1), &["bad"]);
     pair.asker.segment(&name(1), TABLE);
