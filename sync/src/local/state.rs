@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use fsd::cache::Holding;
-use fsd::segment::{Digest, SegmentId, Stamp};
+use fsd::segment::{Digest, SegmentId, Stamp, Version};
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
@@ -32,6 +32,14 @@ struct Attempt {
     refused: bool,
     reason: String,
     not_before: Instant,
+}
+
+/// A version that is published; the mount shows it, or still the one before.
+#[derive(Debug)]
+struct Unseen {
+    digest: Digest,
+    /// What the mount was seen to show before.
+    before: Option<Version>,
 }
 
 /// How far a segment is on its way out.
@@ -71,8 +79,8 @@ pub struct State {
     pool: Pool,
     /// Published in the cache.
     held: HashMap<SegmentId, Holding>,
-    /// Published, but not yet seen through the mount at this digest.
-    unseen: HashMap<SegmentId, Digest>,
+    /// Published, but not yet seen through the mount.
+    unseen: HashMap<SegmentId, Unseen>,
     /// In the cache, unpublished: left the pool and may come back.
     withdrawn: HashMap<SegmentId, Holding>,
     wanted: HashSet<SegmentId>,
@@ -343,7 +351,8 @@ impl State {
         self.in_flight.remove(&id);
         self.attempts.remove(&id);
         self.withdrawn.remove(&id);
-        self.unseen.insert(id.clone(), holding.version.digest);
+        let unseen = Unseen { digest: holding.version.digest, before: self.shown(&id) };
+        self.unseen.insert(id.clone(), unseen);
         let stamp = holding.version.stamp;
         self.held.insert(id.clone(), holding);
         if !self.pool.contains_key(&id) {
@@ -369,12 +378,12 @@ impl State {
 
     /// What is published but was not yet seen through the mount.
     pub fn unseen(&self) -> Vec<(SegmentId, Digest)> {
-        self.unseen.iter().map(|(id, digest)| (id.clone(), *digest)).collect()
+        self.unseen.iter().map(|(id, unseen)| (id.clone(), unseen.digest)).collect()
     }
 
     /// The mount showed `id` at `digest`.
     pub fn seen(&mut self, id: &SegmentId, digest: Digest) {
-        if self.unseen.get(id) == Some(&digest) {
+        if self.unseen.get(id).is_some_and(|unseen| unseen.digest == digest) {
             self.unseen.remove(id);
             self.mark(id);
         }

@@ -76,18 +76,27 @@ impl State {
         ids.into_iter().filter_map(problem).take(limit).collect()
     }
 
-    /// Whether `id` is served here and seen through the mount.
+    /// Whether `id` is served here, in whatever version.
     pub fn holds(&self, id: &SegmentId) -> bool {
-        self.held.contains_key(id) && !self.unseen.contains_key(id)
+        self.shown(id).is_some()
+    }
+
+    /// The version that the mount was seen to show last. Where a newer one is published and not seen yet it shows that
+    /// or this, and answers all the while.
+    pub(super) fn shown(&self, id: &SegmentId) -> Option<Version> {
+        let held = self.held.get(id)?;
+        match self.unseen.get(id) {
+            None => Some(held.version),
+            Some(unseen) => unseen.before,
+        }
     }
 
     /// What the lead is told of `id`; `None` when others must not be sent here for it.
     pub fn served(&self, id: &SegmentId) -> Option<HoldsRow> {
-        let holding = self.held.get(id)?;
-        if self.unseen.contains_key(id) || self.draining.contains_key(id) {
+        if self.draining.contains_key(id) {
             return None;
         }
-        let Version { stamp, digest } = holding.version;
+        let Version { stamp, digest } = self.shown(id)?;
         Some(HoldsRow { id: id.clone(), version: stamp, tag: digest.into() })
     }
 
@@ -95,13 +104,12 @@ impl State {
     pub(super) fn row(&self, id: &SegmentId) -> Option<PoolRow> {
         let entry = self.pool.get(id)?;
         let (state, reason) = self.judge(id);
-        let served = self.held.get(id).filter(|_| !self.unseen.contains_key(id));
         Some(PoolRow {
             id: id.clone(),
             path: entry.path.clone(),
             stamp: entry.stamp,
             state,
-            digest: served.map(|holding| holding.version.digest),
+            digest: self.shown(id).map(|version| version.digest),
             reason,
         })
     }

@@ -305,6 +305,21 @@ fn what_the_lead_wants_is_pulled_and_told_when_the_mount_showed_it() {
 }
 
 #[test]
+fn a_changed_segment_is_held_all_the_while() {
+    let mut state = State::new(delays(), 100, Vec::new(), vec![holding(1, 5)]);
+    let serves = |state: &State| state.served(&id(1)).map(|row| row.version.mtime_ms);
+    assert_eq!(serves(&state), Some(5));
+    // the mount shows the one or the other
+    state.published(holding(1, 6));
+    assert_eq!((serves(&state), state.holds(&id(1))), (Some(5), true));
+    state.published(holding(1, 7));
+    state.seen(&id(1), digest(1, 6));
+    assert_eq!((serves(&state), state.holds(&id(1))), (Some(5), true));
+    state.seen(&id(1), digest(1, 7));
+    assert_eq!((serves(&state), state.holds(&id(1))), (Some(7), true));
+}
+
+#[test]
 fn what_drains_is_served_until_its_line_is_gone_and_then_goes() {
     let mut told = Told::new(vec![holding(1, 5), holding(2, 5)]);
     told.hear(&[(1, 5), (2, 5)], &[], &[], &[]);
