@@ -7,7 +7,7 @@
 #
 # Within a suite of real parts (FUSE mounts, HDFS, whole processes) the tests run one at a time: they share mounts
 # and a rig. Two suites at a time keep both cores busy while tests wait for events; each is shown when it is done.
-# The fault matrix of a cluster runs by itself: its clients alone keep the cores busy.
+# The fault matrix of a cluster runs by itself, two of its rigs at a time: its clients alone keep the cores busy.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -38,7 +38,11 @@ slow='commands|faults|publish|store_contract|kv_contract|services|discovery|moun
 
 run_suite() { # NAME DIRECTORY PROGRAM
     local name=$1 begun=$SECONDS threads=()
-    [[ $name == *-unit ]] || threads=(--test-threads=1)
+    case $name in
+        *-unit) ;;
+        "$matrix") threads=(--test-threads=2) ;;
+        *) threads=(--test-threads=1) ;;
+    esac
     local log=$WORK/${name//\//.}.log status=0
     (cd "$2" && timeout --foreground --kill-after=30 "${SUITE_S:-2700}" "$3" "${threads[@]}") >"$log" 2>&1 </dev/null || status=$?
     {
@@ -50,12 +54,13 @@ run_suite() { # NAME DIRECTORY PROGRAM
     } 9>"$WORK/printing"
 }
 export -f run_suite
+export matrix=trough/faults_cluster
 begun=$SECONDS
 run() { # LANES; NAME DIRECTORY PROGRAM of each on standard input
     xargs -r -P "$1" -L 1 bash -c 'run_suite "$@"' suite
 }
-grep "^trough/faults_cluster " "$WORK/ordered" | run 1
-grep -v "^trough/faults_cluster " "$WORK/ordered" | run "${TEST_LANES:-2}"
+grep "^$matrix " "$WORK/ordered" | run 1
+grep -v "^$matrix " "$WORK/ordered" | run "${TEST_LANES:-2}"
 
 printf '\n'
 sort -rn "$WORK/times"
