@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Runs every suite and prints how long each took: `make test`.
 #
-#   TEST_LANES=2      suites at the same time
+#   TEST_LANES=3      suites at the same time
 #   SUITE_S=2700      a suite that has not ended by then has failed, in seconds
 #   SUITES=REGEX      only the suites whose name (package/target) matches
 #
 # Within a suite of real parts (FUSE mounts, HDFS, whole processes) the tests run one at a time: they share mounts
-# and a rig. Two suites at a time keep both cores busy while tests wait for events; each is shown when it is done.
+# and a rig. Three suites at a time keep two cores busy while tests wait for events; each is shown when it is done.
 # The fault matrix of a cluster runs by itself, two of its rigs at a time: its clients alone keep the cores busy.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -60,7 +60,7 @@ run() { # LANES; NAME DIRECTORY PROGRAM of each on standard input
     xargs -r -P "$1" -L 1 bash -c 'run_suite "$@"' suite
 }
 grep "^$matrix " "$WORK/ordered" | run 1
-grep -v "^$matrix " "$WORK/ordered" | run "${TEST_LANES:-2}"
+grep -v "^$matrix " "$WORK/ordered" | run "${TEST_LANES:-3}"
 
 printf '\n'
 sort -rn "$WORK/times"
