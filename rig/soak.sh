@@ -18,7 +18,7 @@ rig/deps.sh test || exit 1
 PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 rig/hdfs/hdfs.sh fetch || exit 1
 rig/consul/consul.sh fetch || exit 1
-cargo test --workspace --features failpoints --no-run || exit 1
+cargo build --profile test --workspace --all-targets --features failpoints || exit 1
 mkdir -p "$(dirname "$log")"
 : >"$log"
 

@@ -23,6 +23,8 @@ rig/consul/consul.sh fetch >"$WORK/consul" 2>&1 &
 consul=$!
 echo "building"
 cargo test --workspace --features failpoints --no-run --message-format=json-render-diagnostics >"$WORK/built" || exit 1
+# what no test runs compiles as well
+cargo build --profile test --workspace --all-targets --features failpoints || exit 1
 wait "$consul" || { cat "$WORK/consul" >&2; exit 1; }
 
 # NAME DIRECTORY PROGRAM of every test program, those that take longest first
