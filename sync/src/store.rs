@@ -4,7 +4,7 @@
 //! says so; names that are not segments, temporary names and hidden directories are skipped and counted,
 //! never an error. A store holds bytes: what they mean (seals, fences, admission) is said elsewhere.
 //!
-//! Two implementations pass one contract suite (`sync/tests/store_contract.rs`): [`hdfs`] and [`local`].
+//! Two implementations pass one contract suite (`sync/tests/store_contract/`): [`hdfs`] and [`local`].
 
 use std::fmt;
 use std::path::Path;

@@ -194,7 +194,7 @@ async fn what_this_reader_has_but_cannot_give_another_gives() {
 }
 
 #[tokio::test]
-async fn what_moves_while_it_is_asked_for_is_found() {
+async fn s9_what_moves_while_it_is_asked_for_is_found() {
     let pair = Pair::new(Act::Say(answer("421 Misdirected Request", "not here\n"))).await;
     pair.cluster.held(&name(0), &["bad"]);
     let segment = name(0);

@@ -82,7 +82,7 @@ impl State {
     }
 
     /// The version that the mount was seen to show last. Where a newer one is published and not seen yet it shows that
-    /// or this, and answers all the while.
+    /// or this, and answers all the while (S9).
     pub(super) fn shown(&self, id: &SegmentId) -> Option<Version> {
         let held = self.held.get(id)?;
         match self.unseen.get(id) {
