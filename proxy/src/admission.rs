@@ -334,6 +334,11 @@ fn judge(action: &AuthAction<'_>) -> Result<bool, String> {
     }
 }
 
+/// Whether SQL of callers may call the function `name`.
+pub(crate) fn is_allowed_function(name: &str) -> bool {
+    listed(FUNCTIONS, name)
+}
+
 fn listed(list: &[&str], name: &str) -> bool {
     // every name asked for is ASCII or not on the list; SQLite compares names without case
     let mut lower = [0_u8; 40];

@@ -12,6 +12,7 @@
 //! query       one query on a thread that may wait; its limits
 //! rows        from `sqlite3_step` to bytes
 //! error       every failure and its HTTP status
+//! writable    a segment that is open for writing
 //! guarded     pages that take orders: who may call them, where they may be bound
 //! manager     the pages of a local synchronizer
 //! lead        the pages of a lead
@@ -35,3 +36,4 @@ pub mod query;
 pub mod reader;
 pub mod route;
 pub mod rows;
+pub mod writable;

@@ -6,7 +6,7 @@
 //!
 //! Invariant: a value read from a row lives no longer than the row does (`&mut self` to step).
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::NonNull;
 
 use rusqlite::types::ValueRef;
@@ -61,10 +61,63 @@ impl Statement {
         unsafe { ffi::sqlite3_stmt_readonly(self.raw.as_ptr()) != 0 }
     }
 
+    /// Whether it only tells how the statement would be run.
+    pub fn is_explain(&self) -> bool {
+        // SAFETY: the statement is alive
+        unsafe { ffi::sqlite3_stmt_isexplain(self.raw.as_ptr()) != 0 }
+    }
+
     /// How many values it wants bound.
     pub fn parameters(&self) -> c_int {
         // SAFETY: the statement is alive
         unsafe { ffi::sqlite3_bind_parameter_count(self.raw.as_ptr()) }
+    }
+
+    /// The place, from 1, of the parameter `name`, which may come without the sign before it.
+    pub fn parameter(&self, name: &str) -> Option<usize> {
+        let signs: &[&str] =
+            if name.starts_with([':', '@', '$']) { &[""] } else { &[":", "@", "$"] };
+        signs.iter().find_map(|sign| {
+            let name = CString::new(format!("{sign}{name}")).ok()?;
+            // SAFETY: the statement is alive, the name ends with a NUL byte
+            let index =
+                unsafe { ffi::sqlite3_bind_parameter_index(self.raw.as_ptr(), name.as_ptr()) };
+            usize::try_from(index).ok().filter(|index| *index > 0)
+        })
+    }
+
+    /// Binds `value` to the parameter at `index`, from 1.
+    pub fn bind(&self, index: usize, value: ValueRef<'_>) -> Result<(), SqliteError> {
+        let (raw, index) = (self.raw.as_ptr(), c_int::try_from(index).unwrap_or(c_int::MAX));
+        // SAFETY: the statement is alive; SQLite copies what it is given (SQLITE_TRANSIENT) before the call returns
+        let code = unsafe {
+            match value {
+                ValueRef::Null => ffi::sqlite3_bind_null(raw, index),
+                ValueRef::Integer(value) => ffi::sqlite3_bind_int64(raw, index, value),
+                ValueRef::Real(value) => ffi::sqlite3_bind_double(raw, index, value),
+                ValueRef::Text(text) => ffi::sqlite3_bind_text64(
+                    raw,
+                    index,
+                    text.as_ptr().cast(),
+                    text.len() as u64,
+                    ffi::SQLITE_TRANSIENT(),
+                    ffi::SQLITE_UTF8 as u8,
+                ),
+                ValueRef::Blob(bytes) => ffi::sqlite3_bind_blob64(
+                    raw,
+                    index,
+                    // a blob of no bytes is none of null
+                    if bytes.is_empty() { c"".as_ptr().cast() } else { bytes.as_ptr().cast() },
+                    bytes.len() as u64,
+                    ffi::SQLITE_TRANSIENT(),
+                ),
+            }
+        };
+        match code {
+            ffi::SQLITE_OK => Ok(()),
+            // SAFETY: the statement is alive, so its connection is
+            code => Err(last_error(unsafe { ffi::sqlite3_db_handle(raw) }, code)),
+        }
     }
 
     /// How many columns a row has.

@@ -1,0 +1,115 @@
+//! A compacted copy of a segment as it is at one moment, made while writing goes on.
+//!
+//! Invariant: the copy has exactly the commits that were done when [`Copying::begin`] returned, for the thread that
+//! commits waits for that. SQLite's VACUUM INTO reads within one transaction, which it begins after it has attached its
+//! target and before it asks for the first time what the schema is; the authorizer sees both.
+//!
+//! Left out: whose the copy is, and that it goes when it failed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags};
+
+use super::WriteError;
+use super::connection::{COPY_CACHE_KIB, as_published};
+
+/// The longest wait for the copy's transaction to begin; writes wait so long.
+const BEGIN_MAX: Duration = Duration::from_secs(5);
+/// Steps of SQLite between two looks whether the copy is still wanted.
+const OPS_BETWEEN_CHECKS: i32 = 10_000;
+
+/// A copy that is being made.
+#[derive(Debug)]
+pub(super) struct Copying {
+    thread: JoinHandle<Result<(), WriteError>>,
+    /// Ends the copy when it is set.
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+impl Copying {
+    /// Begins to copy `database` to `target`, which is not there. Returns when what will be in it is decided.
+    pub(super) fn begin(database: &Path, target: &Path) -> Result<Self, WriteError> {
+        let (begun, wait) = sync_channel(1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (from, to, stopped) = (database.to_owned(), target.to_owned(), Arc::clone(&stop));
+        let copy = move || copy(&from, &to, &stopped, begun);
+        let thread = std::thread::Builder::new().name("copy".to_owned()).spawn(copy);
+        let thread =
+            thread.map_err(|error| WriteError::Disk(format!("start a thread: {error}")))?;
+        match wait_for(&wait) {
+            true => Ok(Self { thread, stop }),
+            false => {
+                stop.store(true, Ordering::Relaxed);
+                let ended = thread.join().unwrap_or(Ok(()));
+                let late =
+                    || WriteError::Disk(format!("the copy did not begin within {BEGIN_MAX:?}"));
+                Err(ended.err().unwrap_or_else(late))
+            }
+        }
+    }
+
+    /// Waits for the whole copy. Blocks.
+    pub(super) fn finish(self) -> Result<(), WriteError> {
+        let lost = |_| Err(WriteError::Disk("the copying thread ended without a word".to_owned()));
+        self.thread.join().unwrap_or_else(lost)
+    }
+}
+
+fn wait_for(begun: &Receiver<()>) -> bool {
+    begun.recv_timeout(BEGIN_MAX).is_ok()
+}
+
+fn copy(
+    from: &Path,
+    to: &Path,
+    stop: &Arc<AtomicBool>,
+    begun: SyncSender<()>,
+) -> Result<(), WriteError> {
+    let failed = |error: rusqlite::Error| match stop.load(Ordering::Relaxed) {
+        true => WriteError::Closed("its copy is not wanted any more".to_owned()),
+        false => WriteError::of_sqlite(&error.into()),
+    };
+    let target = utf8(to)?;
+    let make = || -> rusqlite::Result<()> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let mut connection = Connection::open_with_flags(from, flags)?;
+        connection.pragma_update(None, "cache_size", -COPY_CACHE_KIB)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+        let stop = Arc::clone(stop);
+        let stopped = move || stop.load(Ordering::Relaxed);
+        connection.progress_handler(OPS_BETWEEN_CHECKS, Some(stopped))?;
+        let (mut attached, mut told) = (false, false);
+        connection.authorizer(Some(move |context: AuthContext<'_>| {
+            match context.action {
+                AuthAction::Attach { .. } => attached = true,
+                AuthAction::Select if attached && !told => {
+                    told = true;
+                    // who waited too long for it does not listen any more
+                    let _ = begun.send(());
+                }
+                _ => {}
+            }
+            Authorization::Allow
+        }))?;
+        connection.execute("VACUUM INTO ?1", [&target])?;
+        drop(connection);
+        as_published(to)
+    };
+    make().map_err(failed)
+}
+
+fn utf8(path: &Path) -> Result<String, WriteError> {
+    let text = PathBuf::from(path).into_os_string().into_string();
+    text.map_err(|_| {
+        WriteError::Disk(format!("{} is no UTF-8 path; choose another", path.display()))
+    })
+}
