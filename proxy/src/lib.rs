@@ -13,6 +13,7 @@
 //! rows        from `sqlite3_step` to bytes
 //! error       every failure and its HTTP status
 //! writable    a segment that is open for writing
+//! lease       which writable segments the reader may read
 //! guarded     pages that take orders: who may call them, where they may be bound
 //! manager     the pages of a local synchronizer
 //! lead        the pages of a lead
@@ -28,6 +29,7 @@ pub mod health;
 pub mod host;
 pub mod http;
 pub mod lead;
+pub mod lease;
 pub mod manager;
 pub mod metrics;
 pub mod mount;

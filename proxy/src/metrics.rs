@@ -30,6 +30,22 @@ pub const MOUNT_WAITS: &str = "trough_read_mount_waits_total";
 /// Questions to other readers, by `outcome`: `answered`, or why another was asked (`silent`, `not_there`, `refused`), and
 /// `broken_off` for an answer that ended in its middle. Counter.
 pub const FORWARDS: &str = "trough_read_forwards_total";
+/// Writes answered or refused, by `status` (the HTTP status; `gone` when the client left first). Counter.
+pub const WRITES: &str = "trough_write_requests_total";
+/// From a write's head to its answer, in seconds. Histogram.
+pub const WRITE_DURATION: &str = "trough_write_request_duration_seconds";
+/// Rows written and acknowledged. Counter.
+pub const WRITE_ROWS: &str = "trough_write_rows_total";
+/// Segments open for writing. Gauge.
+pub const WRITABLE_OPEN: &str = "trough_write_open_segments";
+/// Segments with writes that are not published (S3). Gauge.
+pub const WRITABLE_UNPUBLISHED: &str = "trough_write_unpublished_segments";
+/// Age of the oldest write that is not published, in seconds (S3). Gauge.
+pub const WRITABLE_UNPUBLISHED_AGE: &str = "trough_write_unpublished_age_seconds";
+/// Publications of segments that are written, by `outcome`: `published`, `failed`. Counter.
+pub const WRITABLE_PROMOTIONS: &str = "trough_write_promotions_total";
+/// Orphans: writes that were acknowledged here and overtaken elsewhere (S4). Gauge.
+pub const WRITABLE_ORPHANS: &str = "trough_write_orphans";
 /// HTTP connections open now. Gauge.
 pub const HTTP_CONNECTIONS: &str = "trough_http_connections";
 

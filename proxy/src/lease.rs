@@ -1,0 +1,163 @@
+//! Which writable segments of this node may be read here, and until when: a file that the writer renews and the reader
+//! asks before it opens one.
+//!
+//! Invariant: the reader reads a writable file only while the writer's lock on it holds by this machine's clock, so
+//! never beside another node's writer. What is not understood, is of another boot, or has passed, says no.
+//!
+//! Left out: whether another node owns it then; that is in the registry.
+
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fsd::segment::SegmentId;
+use serde::{Deserialize, Serialize};
+use sync::clock::SinceBoot;
+
+/// What the file is called, in the directory of writable segments.
+const NAME: &str = "lease";
+/// The format of [`Leased`].
+const FORMAT: u32 = 1;
+/// Tells one boot of the machine from another.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Leased {
+    format: u32,
+    /// Of which boot its time is.
+    boot: String,
+    /// Until when it holds for all of them; milliseconds since boot.
+    until_ms: u64,
+    segments: HashSet<SegmentId>,
+}
+
+/// The boot that this process runs in.
+fn boot() -> std::io::Result<String> {
+    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}
+
+/// Writes the file.
+#[derive(Debug)]
+pub struct LeaseFile {
+    path: PathBuf,
+    boot: String,
+}
+
+impl LeaseFile {
+    /// In `directory`; nothing is leased before the first [`Self::write`].
+    pub fn new(directory: &Path) -> std::io::Result<Self> {
+        Ok(Self { path: directory.join(NAME), boot: boot()? })
+    }
+
+    /// Says that `segments` may be read until `until`, in time since boot, and no others. Not durable: it ends with the
+    /// boot.
+    pub fn write(
+        &self,
+        segments: impl IntoIterator<Item = SegmentId>,
+        until: Duration,
+    ) -> std::io::Result<()> {
+        let until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        let segments = segments.into_iter().collect();
+        let leased = Leased { format: FORMAT, boot: self.boot.clone(), until_ms, segments };
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let mut part = tempfile::Builder::new().suffix(".part").tempfile_in(directory)?;
+        part.write_all(&serde_json::to_vec(&leased)?)?;
+        part.persist(&self.path).map_err(|error| error.error)?;
+        Ok(())
+    }
+}
+
+/// Asks the file.
+#[derive(Clone)]
+pub struct Leases {
+    directory: PathBuf,
+    since_boot: SinceBoot,
+    /// Of which file, and what it says; read again when another was put in its place.
+    read: Arc<Mutex<Option<(Which, Leased)>>>,
+    boot: Option<String>,
+}
+
+impl std::fmt::Debug for Leases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Leases").field(&self.directory).finish()
+    }
+}
+
+/// Tells one file from that which is put in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Which {
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Which {
+    fn of(file: &Metadata) -> Self {
+        Self { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()) }
+    }
+}
+
+impl Leases {
+    /// Those of the writer in `directory`, which need not be there.
+    pub fn new(directory: PathBuf, since_boot: SinceBoot) -> Self {
+        Self { directory, since_boot, read: Arc::default(), boot: boot().ok() }
+    }
+
+    /// The file of `id`, if it may be read now. Blocks for as long as a stat takes.
+    pub fn path(&self, id: &SegmentId) -> Option<PathBuf> {
+        let path = self.directory.join(NAME);
+        let which = Which::of(&std::fs::metadata(&path).ok()?);
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.as_ref().is_none_or(|(of, _)| *of != which) {
+            let leased = std::fs::read(&path).ok()?;
+            *read = Some((which, serde_json::from_slice(&leased).ok()?));
+        }
+        let (_, leased) = read.as_ref()?;
+        let holds = leased.format == FORMAT
+            && Some(&leased.boot) == self.boot.as_ref()
+            && (self.since_boot)() < Duration::from_millis(leased.until_ms);
+        (holds && leased.segments.contains(id)).then(|| self.directory.join(id.file_name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn s4_a_file_is_read_only_while_its_lease_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Arc::new(AtomicU64::new(1_000));
+        let clock = Arc::clone(&now);
+        let since_boot: SinceBoot =
+            Arc::new(move || Duration::from_millis(clock.load(Ordering::Relaxed)));
+        let leases = Leases::new(dir.path().to_owned(), since_boot);
+        let id = |text: &str| SegmentId::new(text).unwrap();
+        let path = |text: &str| leases.path(&id(text));
+        assert_eq!(path("ohio"), None, "there is no file");
+        let file = LeaseFile::new(dir.path()).unwrap();
+        file.write([id("ohio")], Duration::from_millis(2_000)).unwrap();
+        assert_eq!(path("ohio"), Some(dir.path().join("ohio.sqlite")));
+        assert_eq!(path("texas"), None);
+        file.write([id("ohio"), id("texas")], Duration::from_millis(3_000)).unwrap();
+        now.store(2_999, Ordering::Relaxed);
+        assert!(path("texas").is_some() && path("ohio").is_some());
+        now.store(3_000, Ordering::Relaxed);
+        assert_eq!((path("texas"), path("ohio")), (None, None));
+        file.write([id("texas")], Duration::from_millis(9_000)).unwrap();
+        assert!(path("texas").is_some() && path("ohio").is_none());
+        let said = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
+        let other = said.replace(&boot().unwrap(), "another-boot");
+        assert_ne!(other, said);
+        std::fs::write(dir.path().join(NAME), other).unwrap();
+        assert_eq!(path("texas"), None, "time of another boot");
+        std::fs::write(dir.path().join(NAME), "?").unwrap();
+        assert_eq!(path("texas"), None);
+    }
+}
