@@ -125,8 +125,9 @@ pub fn publisher(config: &Config, on_progress: OnProgress) -> anyhow::Result<Pub
     let store = sync::store::open(&config.store.url, config.store.timeouts)?;
     let holder =
         format!("`trough put` of process {} on {}", std::process::id(), config.display_name());
-    let (kv, since_boot) = (keys(config)?, Arc::new(since_boot));
-    Ok(Publisher::new(store, kv, since_boot, config.publish.clone(), holder, on_progress)?)
+    let (kv, clock, since_boot) = (keys(config)?, Arc::new(SystemClock), Arc::new(since_boot));
+    let settings = config.publish.clone();
+    Ok(Publisher::new(store, kv, clock, since_boot, settings, holder, on_progress)?)
 }
 
 /// Where locks are.

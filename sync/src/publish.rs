@@ -21,13 +21,13 @@ use futures::stream::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::clock::SinceBoot;
+use crate::clock::{Clock, SinceBoot};
 use crate::kv::{InvalidSession, Kv};
 use crate::metrics as names;
 use crate::registry::Epoch;
 use crate::seal::SealError;
 use crate::store::{Store, StoreError, StorePath};
-use crate::write_lock::{WriteLock, WriteLockError, WriteLocks};
+use crate::write_lock::{Ownership, WriteLock, WriteLockError, WriteLocks};
 
 mod copy;
 mod prepare;
@@ -129,6 +129,8 @@ pub enum PublishError {
         id: SegmentId,
         /// Who.
         holder: String,
+        /// Who, if it is the writer of a node.
+        owner: Option<Box<Ownership>>,
     },
     /// The lock was lost on the way, or a later epoch was here already (S4).
     #[error(
@@ -243,18 +245,19 @@ struct Inner {
 }
 
 impl Publisher {
-    /// A publisher into `store`, with its locks in `kv`, whose times `since_boot` counts. `holder` says to others who
+    /// A publisher into `store`, with its locks in `kv`, whose times `since_boot` counts and `clock` tells. `holder` says to others who
     /// holds a lock: host, process, purpose. [`Self::close`] it in the end.
     pub fn new(
         store: Arc<dyn Store>,
         kv: Arc<dyn Kv>,
+        clock: Arc<dyn Clock>,
         since_boot: SinceBoot,
         settings: PublishSettings,
         holder: String,
         on_progress: OnProgress,
     ) -> Result<Self, InvalidSession> {
         let ttl = Duration::from_secs(settings.lock_ttl_s);
-        let locks = WriteLocks::new(kv, store.clone(), since_boot, ttl, holder)?;
+        let locks = WriteLocks::new(kv, store.clone(), clock, since_boot, ttl, holder)?;
         let preparing = Semaphore::new(settings.prepare_concurrency.max(1));
         let room = Arc::new(Room::new(settings.memory_bytes, settings.temp_dir.clone()));
         let inner = Inner { store, locks, settings, on_progress, preparing, room };
@@ -329,8 +332,8 @@ impl Publisher {
     async fn lock(&self, id: &SegmentId) -> Result<WriteLock, PublishError> {
         match self.inner.locks.acquire(id).await {
             Ok(lock) => Ok(lock),
-            Err(WriteLockError::HeldBy(holder)) => {
-                Err(PublishError::HeldBy { id: id.clone(), holder })
+            Err(WriteLockError::HeldBy { holder, owner }) => {
+                Err(PublishError::HeldBy { id: id.clone(), holder, owner })
             }
             Err(source) => Err(PublishError::Lock { id: id.clone(), source }),
         }

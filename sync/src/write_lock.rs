@@ -4,72 +4,53 @@
 //! its session or removed its key. A lock's epoch is greater than those of all locks of its segment before, over
 //! releases, deaths and the loss of the registry: the incarnation and the index that it is made of come from the
 //! transaction that took the lock, and without an incarnation nobody takes one. A document that is not understood is
-//! left as it is.
+//! left as it is. Where the key says that a node has rows which are acknowledged and not published, nobody passes over
+//! that: see [`Takeover`].
 //!
-//! What is given back leaves no key, so that a million published segments leave none. A lock whose holder died is free
-//! when its session has ended: in a file after its time to live, in Consul at the latest after twice that. Its key
-//! stays for the next who takes it. There is no lock-delay: what the dead one sent and nobody has seen yet is stopped
-//! by the fence in the deep store ([`crate::publish`]).
+//! What is given back leaves no key, so that a million published segments leave none; only an owner that goes with rows
+//! which are not published leaves one. A lock whose holder died is free when its session has ended: in a file after its
+//! time to live, in Consul at the latest after twice that. Its key stays for the next who takes it. There is no
+//! lock-delay: what the dead one sent and nobody has seen yet is stopped by the fence in the deep store
+//! ([`crate::publish`]).
 //!
 //! Left out: that fence.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fsd::segment::SegmentId;
 
-use crate::clock::SinceBoot;
-use crate::incarnation::{self, IncarnationError};
+use crate::clock::{Clock, SinceBoot};
+use crate::incarnation;
 use crate::kv::{Index, InvalidSession, Key, Kv, KvError, KvErrorKind, Op, SessionOptions, Txn};
 use crate::registry::Epoch;
 use crate::store::Store;
 
+mod claimant;
 mod document;
+mod error;
+mod held;
 mod sessions;
 
-use sessions::{Claim, Sessions};
+pub use claimant::{Claimant, Takeover};
+pub use document::Ownership;
+pub use error::WriteLockError;
+pub use held::WriteLock;
+
+use claimant::{Purpose, Verdict};
+use sessions::Sessions;
 
 /// Below it is one key for each lock.
-const LOCKS_KEY: &str = "trough/write";
+pub const LOCKS_KEY: &str = "trough/write";
 /// How often a lock may change between two questions, or the session end, before that is told as an error.
 const ATTEMPTS: u32 = 16;
-
-/// Why a lock was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteLockError {
-    /// Somebody else has it.
-    #[error("it is locked by {0}")]
-    HeldBy(String),
-    /// A holder that is gone left something that this trough does not understand.
-    #[error(
-        "what its last holder left at {key} in {address} is not understood ({reason}); upgrade trough, or remove that \
-         key if what it says is not needed"
-    )]
-    NotUnderstood {
-        /// Where it lies.
-        key: Key,
-        /// In which registry.
-        address: String,
-        /// What is not understood.
-        reason: String,
-    },
-    /// It was taken or given back by another each time.
-    #[error("it was free and taken again at each of {ATTEMPTS} attempts; try again")]
-    Contended,
-    /// There is no incarnation, and none could be begun: without one there is no epoch.
-    #[error(transparent)]
-    Incarnation(#[from] IncarnationError),
-    /// The registry failed.
-    #[error(transparent)]
-    Kv(#[from] KvError),
-}
 
 /// Takes write locks for one process, all on one session.
 pub struct WriteLocks {
     kv: Arc<dyn Kv>,
     store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
     holder: String,
     sessions: Arc<Sessions>,
     /// Held by who begins an incarnation: each try takes a number, and all locks of this process find none at once.
@@ -80,6 +61,15 @@ impl fmt::Debug for WriteLocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("WriteLocks").field(&self.holder).finish()
     }
+}
+
+/// Who owns a segment, or did until it died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// What it says.
+    pub ownership: Ownership,
+    /// Whether it holds the lock; else it is gone, and its lock waits for the next.
+    pub held: bool,
 }
 
 /// What came of asking.
@@ -95,55 +85,107 @@ enum Asked {
     Closed,
 }
 
+/// What a holder that is gone left at the key.
+struct Left {
+    modified: Index,
+    before: Option<Ownership>,
+}
+
 impl WriteLocks {
-    /// Locks that last `ttl` beyond the death of this process. `holder` says to others who it is: host, process,
-    /// purpose. The incarnation is counted in `store` where `kv` has none.
+    /// Locks that last `ttl` beyond the death of this process, counted by `since_boot`. `holder` says to others who it
+    /// is: host, process, purpose. The incarnation is counted in `store` where `kv` has none; `clock` is what nodes
+    /// tell each other times by.
     pub fn new(
         kv: Arc<dyn Kv>,
         store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
         since_boot: SinceBoot,
         ttl: Duration,
         holder: String,
     ) -> Result<Self, InvalidSession> {
         let options = SessionOptions::new(format!("write locks of {holder}"), ttl, Duration::ZERO)?;
         let sessions = Arc::new(Sessions::new(kv.clone(), options, since_boot));
-        Ok(Self { kv, store, holder, sessions, beginning: tokio::sync::Mutex::default() })
+        Ok(Self { kv, store, clock, holder, sessions, beginning: tokio::sync::Mutex::default() })
     }
 
-    /// Takes the lock of `id`. Dropping the future, as dropping a lock, leaves it to the time to live.
+    /// Takes the lock of `id` for as long as one publication takes. Dropping the future, as dropping a lock, leaves it
+    /// to the time to live.
     pub async fn acquire(&self, id: &SegmentId) -> Result<WriteLock, WriteLockError> {
-        let key = crate::kv::key(&format!("{LOCKS_KEY}/{}", id.label()))?;
-        // when the last change was of what a holder that is gone left there
+        self.take(id, Purpose::Put).await
+    }
+
+    /// Takes the lock of `id` for the writer of a node, which then tells by it what it has at stake
+    /// ([`WriteLock::tell`]). What another node left with rows that are not published is taken as `claimant` says.
+    pub async fn own(
+        &self,
+        id: &SegmentId,
+        claimant: &Claimant,
+    ) -> Result<WriteLock, WriteLockError> {
+        self.take(id, Purpose::Own(claimant)).await
+    }
+
+    /// Who owns `id`, or did until it died; `None` when nobody does, or none that this trough understands.
+    pub async fn owner(&self, id: &SegmentId) -> Result<Option<Owned>, KvError> {
+        let entry = self.kv.get(&key_of(id)?).await?;
+        Ok(entry.and_then(|entry| {
+            let (ownership, held) = (Ownership::read(&entry.value)?, entry.session.is_some());
+            Some(Owned { ownership, held })
+        }))
+    }
+
+    async fn take(
+        &self,
+        id: &SegmentId,
+        purpose: Purpose<'_>,
+    ) -> Result<WriteLock, WriteLockError> {
+        let key = key_of(id)?;
         let mut left = None;
         for _ in 0..ATTEMPTS {
-            match self.ask(&key, left).await? {
+            match self.ask(&key, id, purpose, left.take()).await? {
                 Asked::Taken(lock) => return Ok(lock),
                 Asked::NoIncarnation => {
                     let _one = self.beginning.lock().await;
                     incarnation::ensure(&*self.store, &*self.kv).await?;
                 }
-                Asked::Changed => left = self.look(&key).await?,
+                Asked::Changed => left = self.look(&key, purpose).await?,
                 Asked::SessionGone => {}
                 Asked::Closed => {
-                    let holder = "a session that ended, until its lock-delay is over";
-                    return Err(WriteLockError::HeldBy(holder.to_owned()));
+                    let holder = "a session that ended, until its lock-delay is over".to_owned();
+                    return Err(WriteLockError::HeldBy { holder, owner: None });
                 }
             }
         }
         Err(WriteLockError::Contended)
     }
 
-    /// Takes the lock if nothing is at `key`, or if that was last changed at `left`: the key is there while anybody
-    /// holds it, this process among them.
-    async fn ask(&self, key: &Key, left: Option<Index>) -> Result<Asked, WriteLockError> {
+    /// Takes the lock if nothing is at `key`, or if that was last changed when `left` was seen: the key is there while
+    /// anybody holds it, this process among them.
+    async fn ask(
+        &self,
+        key: &Key,
+        id: &SegmentId,
+        purpose: Purpose<'_>,
+        left: Option<Left>,
+    ) -> Result<Asked, WriteLockError> {
         let claim = self.sessions.claim().await?;
-        let (value, session) = (document::write(&self.holder), claim.session().id().clone());
+        let found = match &left {
+            None => Op::CheckNotExists { key: key.clone() },
+            Some(left) => Op::CheckIndex { key: key.clone(), index: left.modified },
+        };
+        let before = left.and_then(|left| left.before);
+        let document = match purpose {
+            Purpose::Put => None,
+            Purpose::Own(claimant) => {
+                let dirty_since_ms = purpose.inherits(before.as_ref());
+                Some(Ownership::new(&self.holder, id, claimant, dirty_since_ms))
+            }
+        };
+        let holding = || document::holding(&self.holder);
+        let value = document.as_ref().map_or_else(holding, Ownership::to_bytes);
+        let session = claim.session().id().clone();
         let ops = [
             Op::Get { key: incarnation::key()? },
-            match left {
-                None => Op::CheckNotExists { key: key.clone() },
-                Some(index) => Op::CheckIndex { key: key.clone(), index },
-            },
+            found,
             Op::Acquire { key: key.clone(), value, session },
         ];
         match self.kv.txn(&ops).await {
@@ -156,12 +198,13 @@ impl WriteLocks {
                 match (incarnation, taken) {
                     (Some(incarnation), Some(index)) => {
                         let epoch = Epoch { incarnation, index };
-                        let (kv, key) = (self.kv.clone(), key.clone());
-                        let lost = AtomicBool::new(false);
-                        Ok(Asked::Taken(WriteLock { kv, key, claim, epoch, lost }))
+                        let with = (self.kv.clone(), self.clock.clone());
+                        let lock =
+                            WriteLock::new(with, (key.clone(), claim, epoch), document, before);
+                        Ok(Asked::Taken(lock))
                     }
                     _ => {
-                        give_back(&*self.kv, key.clone(), claim).await;
+                        held::put_back(&*self.kv, key.clone(), claim, before).await;
                         Ok(Asked::NoIncarnation)
                     }
                 }
@@ -183,21 +226,45 @@ impl WriteLocks {
         }
     }
 
-    /// When what lies at `key` without a holder was changed last; `None` when nothing lies there.
-    async fn look(&self, key: &Key) -> Result<Option<Index>, WriteLockError> {
+    /// What lies at `key` without a holder and may be taken; `None` when nothing lies there.
+    async fn look(&self, key: &Key, purpose: Purpose<'_>) -> Result<Option<Left>, WriteLockError> {
         let Some(entry) = self.kv.get(key).await? else { return Ok(None) };
         if entry.session.is_some() {
             let holder = document::holder(&entry.value);
             let holder = holder.unwrap_or_else(|| "somebody who does not say a name".to_owned());
-            return Err(WriteLockError::HeldBy(holder));
+            let owner = Ownership::read(&entry.value).map(Box::new);
+            return Err(WriteLockError::HeldBy { holder, owner });
         }
-        match document::understand(&entry.value) {
-            Ok(()) => Ok(Some(entry.modified)),
-            Err(reason) => {
-                let (key, address) = (key.clone(), self.kv.address());
-                Err(WriteLockError::NotUnderstood { key, address, reason })
+        let modified = entry.modified;
+        let before = document::understand(&entry.value).map_err(|reason| {
+            let (key, address) = (key.clone(), self.kv.address());
+            WriteLockError::NotUnderstood { key, address, reason }
+        })?;
+        let Some(owner) = before else { return Ok(Some(Left { modified, before: None })) };
+        let now_ms = self.clock.now_ms();
+        let (owner, left) = match purpose.judge(&owner, now_ms) {
+            Verdict::Take => return Ok(Some(Left { modified, before: Some(owner) })),
+            Verdict::Wait(left) => (owner, left),
+            Verdict::Count(left) => {
+                let owner = Ownership { abandoned_ms: Some(now_ms), ..owner };
+                if !self.count(key, modified, &owner).await? {
+                    // what is there is not what was judged, so it is asked for as if nothing were, and seen anew
+                    return Ok(None);
+                }
+                (owner, Some(left))
             }
-        }
+        };
+        let since_ms = owner.dirty_since_ms.unwrap_or(now_ms);
+        let unpublished = Duration::from_millis(now_ms.saturating_sub(since_ms));
+        Err(WriteLockError::Dirty { owner: Box::new(owner), unpublished, left })
+    }
+
+    /// Writes down that `owner` is gone, where it was seen when the key was last changed at `index`. `false`: it
+    /// changed.
+    async fn count(&self, key: &Key, index: Index, owner: &Ownership) -> Result<bool, KvError> {
+        let (key, value) = (key.clone(), owner.to_bytes());
+        let ops = [Op::CheckIndex { key: key.clone(), index }, Op::Set { key, value }];
+        Ok(matches!(self.kv.txn(&ops).await?, Txn::Committed(_)))
     }
 
     /// Ends the session, unless a lock still rests on it. The next lock has a new one.
@@ -206,64 +273,7 @@ impl WriteLocks {
     }
 }
 
-/// A lock that this process took.
-pub struct WriteLock {
-    kv: Arc<dyn Kv>,
-    key: Key,
-    claim: Claim,
-    epoch: Epoch,
-    /// Whether the registry said that it is another's.
-    lost: AtomicBool,
-}
-
-impl fmt::Debug for WriteLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("WriteLock").field(&self.key).field(&self.epoch).finish()
-    }
-}
-
-impl WriteLock {
-    /// Its place among all locks of its segment.
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    /// Whether it is held, by this machine's clock.
-    pub fn holds(&self) -> bool {
-        !self.lost.load(Ordering::Relaxed) && self.claim.session().holds()
-    }
-
-    /// Asks the registry whether it is held. A registry that does not answer has not said yes.
-    pub async fn confirm(&self) -> Result<bool, KvError> {
-        match self.kv.txn(&[fence(&self.key, &self.claim)]).await? {
-            Txn::Committed(_) => Ok(self.holds()),
-            Txn::Refused(_) => {
-                self.lost.store(true, Ordering::Relaxed);
-                // most likely the session is over, and with it every other lock of this process
-                self.claim.session().check().await;
-                Ok(false)
-            }
-        }
-    }
-
-    /// Gives it back: another may take it at once. One that was lost is left to who has it now.
-    pub async fn release(self) {
-        give_back(&*self.kv, self.key, self.claim).await;
-    }
-}
-
-/// Passes while the session behind `claim` holds `key`.
-fn fence(key: &Key, claim: &Claim) -> Op {
-    Op::CheckSession { key: key.clone(), session: claim.session().id().clone() }
-}
-
-async fn give_back(kv: &dyn Kv, key: Key, claim: Claim) {
-    let ops = [fence(&key, &claim), Op::Delete { key }];
-    match kv.txn(&ops).await {
-        Ok(Txn::Committed(_) | Txn::Refused(_)) => claim.settle(),
-        Err(error) => {
-            let key = ops[1].key();
-            tracing::warn!(%key, %error, "a write lock stays until its session's time is over");
-        }
-    }
+/// Where the lock of `id` lies.
+fn key_of(id: &SegmentId) -> Result<Key, KvError> {
+    crate::kv::key(&format!("{LOCKS_KEY}/{}", id.label()))
 }

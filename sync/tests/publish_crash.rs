@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fsd::segment::{Digest, SegmentId};
 use futures::{StreamExt, TryStreamExt};
-use sync::clock::since_boot;
+use sync::clock::{SystemClock, since_boot};
 use sync::kv::SESSION_TTL_MIN;
 use sync::kv::sqlite::{FILE_TIMEOUTS, SqliteKv};
 use sync::publish::{PublishError, PublishSettings, Publisher};
@@ -45,7 +45,8 @@ fn publisher(url: &str, dir: &Path, ahead: Duration) -> Publisher {
     let (temp_dir, lock_ttl_s) = (Some(dir.to_owned()), SESSION_TTL_MIN.as_secs());
     let settings = PublishSettings { temp_dir, lock_ttl_s, ..Default::default() };
     let (name, quiet) = ("a test".to_owned(), Arc::new(|_: &SegmentId, _| {}));
-    Publisher::new(store, kv, Arc::new(clock), settings, name, quiet).unwrap()
+    let (day, boot) = (Arc::new(SystemClock), Arc::new(clock));
+    Publisher::new(store, kv, day, boot, settings, name, quiet).unwrap()
 }
 
 /// Not a test of its own: the process that is killed.

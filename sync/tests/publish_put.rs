@@ -11,6 +11,7 @@ use bytes::Bytes;
 use fsd::segment::{Digest, SegmentId};
 use futures::{StreamExt, TryStreamExt};
 use rusqlite::Connection;
+use sync::clock::SystemClock;
 use sync::kv::{Consistency, Key, SESSION_TTL_MIN};
 use sync::publish::{Progress, PublishError, PublishSettings, Publisher};
 use sync::seal::Seal;
@@ -61,8 +62,9 @@ impl Bench {
     }
 
     fn publisher_on(&self, store: Arc<dyn Store>, registry: &impl Place) -> Publisher {
-        let (kv, clock, name) = (registry.open(), registry.since_boot(), "a test".to_owned());
-        Publisher::new(store, kv, clock, self.settings(), name, Arc::new(|_, _| {})).unwrap()
+        let (kv, boot, name) = (registry.open(), registry.since_boot(), "a test".to_owned());
+        let (day, quiet) = (Arc::new(SystemClock), Arc::new(|_: &SegmentId, _| {}));
+        Publisher::new(store, kv, day, boot, self.settings(), name, quiet).unwrap()
     }
 
     fn source(&self, name: &str, rows: u32) -> PathBuf {
@@ -165,10 +167,10 @@ async fn a_file_is_published_whole_and_sealed(bench: Bench) {
     let steps = Arc::new(Mutex::new(Vec::new()));
     let told = steps.clone();
     let on_progress = Arc::new(move |_: &SegmentId, p: Progress| told.lock().unwrap().push(p));
-    let (store, kv, clock) =
+    let (store, kv, boot) =
         (bench.store.clone(), bench.registry.open(), bench.registry.since_boot());
-    let (settings, name) = (bench.settings(), "a test".to_owned());
-    let publisher = Publisher::new(store, kv, clock, settings, name, on_progress).unwrap();
+    let (day, settings, name) = (Arc::new(SystemClock), bench.settings(), "a test".to_owned());
+    let publisher = Publisher::new(store, kv, day, boot, settings, name, on_progress).unwrap();
     let oh = id("strikes-oh");
     let done = publisher.put(&oh, bench.source("oh", 10_000)).await.unwrap();
     assert_eq!(done.path.as_str(), "strikes/strikes-oh.sqlite");
@@ -252,9 +254,10 @@ async fn sources_that_cannot_be_published_change_nothing(bench: Bench) {
 
 async fn a_lock_held_by_another_is_a_clear_error(bench: Bench) {
     let one = id("one-segment");
-    let (kv, clock) = (bench.registry.open(), bench.registry.since_boot());
+    let (kv, boot) = (bench.registry.open(), bench.registry.since_boot());
+    let (store, day) = (bench.store.clone(), Arc::new(SystemClock));
     let somebody = "somebody on node-7".to_owned();
-    let locks = WriteLocks::new(kv, bench.store.clone(), clock, SESSION_TTL_MIN, somebody);
+    let locks = WriteLocks::new(kv, store, day, boot, SESSION_TTL_MIN, somebody);
     let lock = locks.unwrap().acquire(&one).await.unwrap();
     let error = bench.publisher().put(&one, bench.source("s", 1)).await.unwrap_err();
     assert!(matches!(error, PublishError::HeldBy { .. }), "{error}");

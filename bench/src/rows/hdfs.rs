@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use hdfs_native::{Client, ClientBuilder};
 use rig::hdfs::Hdfs;
 use rig::net::{Host, Net};
-use sync::clock::since_boot;
+use sync::clock::{SystemClock, since_boot};
 use sync::kv::sqlite::{FILE_TIMEOUTS, SqliteKv};
 use sync::publish::{Publication, PublishError, PublishSettings, Publisher};
 use sync::store::{Store, StoreTimeouts};
@@ -69,12 +69,13 @@ impl Deep {
         scratch: &Path,
     ) -> anyhow::Result<Vec<String>> {
         let kv = SqliteKv::open(scratch.join("publisher.sqlite"), since_boot, FILE_TIMEOUTS)?;
-        let (kv, clock) = (Arc::new(kv), Arc::new(since_boot));
+        let (kv, clock, boot) = (Arc::new(kv), Arc::new(SystemClock), Arc::new(since_boot));
         let settings =
             PublishSettings { temp_dir: Some(scratch.to_owned()), ..PublishSettings::default() };
         let store = self.store(path)?;
         let quiet = Arc::new(|_: &SegmentId, _| ());
-        let publisher = Publisher::new(store, kv, clock, settings, "bench".to_owned(), quiet)?;
+        let holder = "bench".to_owned();
+        let publisher = Publisher::new(store, kv, clock, boot, settings, holder, quiet)?;
         let sources = files.iter().map(|file| anyhow::Ok((id_of(file)?, file.clone())));
         let sources = sources.collect::<anyhow::Result<Vec<_>>>()?;
         self.runtime.block_on(async {

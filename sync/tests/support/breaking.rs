@@ -20,12 +20,15 @@ pub enum Break {
     Refused,
     /// It is done, and nobody hears of it.
     AnswerLost,
+    /// It is done when the test says so, and nobody hears of it: see [`BreakingKv::arrive`].
+    Late,
 }
 
 pub struct BreakingKv {
     inner: Arc<dyn Kv>,
     /// How many transactions pass, and what becomes of the next.
     left: Mutex<Option<(usize, Break)>>,
+    late: Mutex<Vec<Op>>,
     reads_fail: AtomicBool,
     cut: AtomicBool,
     /// Is called when a renewal was done and before its answer comes.
@@ -49,6 +52,7 @@ impl BreakingKv {
         Arc::new(Self {
             inner,
             left: Mutex::new(None),
+            late: Mutex::default(),
             reads_fail: false.into(),
             cut: false.into(),
             renewed: Box::new(renewed),
@@ -73,6 +77,12 @@ impl BreakingKv {
 
     pub fn break_at(&self, transaction: usize, how: Break) {
         *self.left.lock().unwrap() = Some((transaction, how));
+    }
+
+    /// The transaction that is late is done now, if it still can be.
+    pub async fn arrive(&self) -> Txn {
+        let ops = std::mem::take(&mut *self.late.lock().unwrap());
+        self.inner.txn(&ops).await.unwrap()
     }
 
     pub fn break_reads(&self) {
@@ -137,8 +147,10 @@ impl Kv for BreakingKv {
             }
         };
         let Some(how) = now else { return self.reach()?.txn(ops).await };
-        if let Break::AnswerLost = how {
-            self.reach()?.txn(ops).await?;
+        match how {
+            Break::Refused => {}
+            Break::AnswerLost => drop(self.reach()?.txn(ops).await?),
+            Break::Late => *self.late.lock().unwrap() = ops.to_vec(),
         }
         Err(self.error("commit"))
     }

@@ -26,6 +26,7 @@ pub async fn who_asks_for_a_lock_that_is_held_is_told_by_whom(place: &impl Place
     let options = SessionOptions::new("newer", SESSION_TTL_MIN, Duration::ZERO).unwrap();
     let newer = kv.create_session(&options).await.unwrap();
     for (value, name) in [
+        (r#"{"format":3,"holder":"newer","dirty":true}"#, "newer"),
         (r#"{"format":2,"holder":"newer","dirty":true}"#, "newer"),
         (r#"{"format":1,"holder":"newer","promoting":true}"#, "newer"),
         ("?", "somebody who does not say a name"),
@@ -46,6 +47,7 @@ pub async fn what_is_not_understood_is_left_as_it_is(place: &impl Place) {
         entry(&*kv, &a).await
     };
     for value in [
+        r#"{"format":3,"holder":"newer"}"#,
         r#"{"format":2,"holder":"newer","dirty":true}"#,
         r#"{"format":1,"holder":"newer","dirty":true}"#,
         "",
@@ -57,6 +59,9 @@ pub async fn what_is_not_understood_is_left_as_it_is(place: &impl Place) {
         let said = error.to_string();
         assert!(said.contains("upgrade trough") && said.contains(key(&a).as_str()), "{said}");
         assert!(said.contains(&kv.address()), "{said}");
+        let error = locks.own(&a, &claimant("north", AT_ONCE)).await.unwrap_err();
+        assert!(matches!(error, WriteLockError::NotUnderstood { .. }), "{error}");
+        assert_eq!(locks.owner(&a).await.unwrap(), None);
         assert_eq!(entry(&*kv, &a).await, left);
     }
     // what is, and nobody holds, is taken over

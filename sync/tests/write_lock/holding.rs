@@ -83,7 +83,7 @@ pub async fn many_at_once_get_one_lock(place: &impl Place) {
     // three of each process
     let asking = (0..24).map(|n| starts[n % 8].acquire(&many));
     let answers = join_all(asking).await;
-    let refused = |e: &_| matches!(e, WriteLockError::HeldBy(_) | WriteLockError::Contended);
+    let refused = |e: &_| matches!(e, WriteLockError::HeldBy { .. } | WriteLockError::Contended);
     assert!(answers.iter().all(|answer| answer.as_ref().map_or_else(refused, |_| true)));
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1, "{answers:?}");
 }

@@ -10,6 +10,9 @@ mod contract;
 #[path = "../support/breaking.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod breaking;
+#[path = "../support/day.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod day;
 #[path = "../support/one_server.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod one_server;
@@ -21,6 +24,7 @@ mod documents;
 mod holding;
 mod losing;
 mod orders;
+mod owning;
 mod processes;
 mod support;
 
@@ -39,6 +43,15 @@ contract!(
         s4_a_holder_whose_time_has_passed_does_not_hold,
         s4_the_end_of_the_session_ends_every_lock_and_the_next_has_a_new_one,
         a_lock_that_nobody_gives_back_is_free_when_its_time_is_over;
+    owning:
+        s4_a_segment_has_one_owner_whom_everybody_can_read,
+        s4_what_an_owner_tells_last_stays_and_leaves_its_epoch,
+        what_is_clean_goes_to_whoever_asks_first,
+        rows_that_are_not_published_keep_the_lock_for_their_node,
+        rows_that_are_not_published_keep_put_away_for_ever,
+        a_time_that_is_counted_from_the_future_begins_now,
+        a_lock_that_is_put_back_is_as_it_was,
+        s4_what_is_told_under_a_lost_lock_changes_nothing;
     documents:
         who_asks_for_a_lock_that_is_held_is_told_by_whom,
         what_is_not_understood_is_left_as_it_is;

@@ -51,7 +51,7 @@ async fn run(events: Vec<Event>) {
                         // one before it that nobody knows of any more gives nothing back
                         locks.insert((writer, segment), lock);
                     }
-                    Err(WriteLockError::HeldBy(_)) => {}
+                    Err(WriteLockError::HeldBy { .. }) => {}
                     Err(error) => panic!("{error}"),
                 }
             }

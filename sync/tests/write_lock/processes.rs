@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sync::clock::since_boot;
+use sync::clock::{SystemClock, since_boot};
 use sync::kv::sqlite::SqliteKv;
 use sync::store::{StoreTimeouts, open};
 use sync::write_lock::{WriteLockError, WriteLocks};
@@ -35,7 +35,8 @@ async fn child() {
     let dir = Path::new(&dir);
     let kv = Arc::new(SqliteKv::open(dir.join("keys.sqlite"), since_boot, PATIENT).unwrap());
     let store = open(dir.join("store").to_str().unwrap(), StoreTimeouts::default()).unwrap();
-    let locks = WriteLocks::new(kv, store, Arc::new(since_boot), TTL, name.clone()).unwrap();
+    let (day, boot) = (Arc::new(SystemClock), Arc::new(since_boot));
+    let locks = WriteLocks::new(kv, store, day, boot, TTL, name.clone()).unwrap();
     let number: usize = name.parse().unwrap_or(0);
     for round in 0..ROUNDS {
         let segment = (round + number) % SEGMENTS;
@@ -44,7 +45,7 @@ async fn child() {
         let lock = loop {
             match locks.acquire(&id).await {
                 Ok(lock) => break lock,
-                Err(WriteLockError::HeldBy(_) | WriteLockError::Contended) => {
+                Err(WriteLockError::HeldBy { .. } | WriteLockError::Contended) => {
                     assert!(Instant::now() < deadline, "{name} never gets {id}");
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }

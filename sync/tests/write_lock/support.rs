@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use fsd::segment::SegmentId;
 use sync::kv::{Entry, Key, Kv, SESSION_TTL_MIN, SessionId};
+use sync::node::NodeName;
 use sync::store::{Store, StoreTimeouts, open};
-use sync::write_lock::{WriteLock, WriteLockError, WriteLocks};
+use sync::write_lock::{Claimant, Ownership, Takeover, WriteLock, WriteLockError, WriteLocks};
 
 use crate::breaking::BreakingKv;
+use crate::day::Day;
 use crate::places::Place;
 
 pub const TTL: Duration = SESSION_TTL_MIN;
@@ -36,6 +38,8 @@ pub struct Writers<'a, P> {
     pub place: &'a P,
     pub store: Arc<dyn Store>,
     pub dir: tempfile::TempDir,
+    /// What all of them tell the time of day by.
+    pub day: Day,
 }
 
 impl<'a, P: Place> Writers<'a, P> {
@@ -43,14 +47,15 @@ impl<'a, P: Place> Writers<'a, P> {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("store");
         let store = open(root.to_str().unwrap(), StoreTimeouts::default()).unwrap();
-        Self { place, store, dir }
+        Self { place, store, dir, day: Day::new() }
     }
 
     /// A process called `name`, and what it knows the registry by.
     pub fn start(&self, name: &str) -> (WriteLocks, Arc<BreakingKv>) {
         let kv = BreakingKv::new(self.place.open());
-        let (clock, name) = (self.place.since_boot(), name.to_owned());
-        let locks = WriteLocks::new(kv.clone(), self.store.clone(), clock, TTL, name).unwrap();
+        let (day, boot) = (Arc::new(self.day.clone()), self.place.since_boot());
+        let (store, name) = (self.store.clone(), name.to_owned());
+        let locks = WriteLocks::new(kv.clone(), store, day, boot, TTL, name).unwrap();
         (locks, kv)
     }
 }
@@ -62,8 +67,8 @@ pub async fn take_over(place: &impl Place, locks: &WriteLocks, id: &SegmentId) -
     loop {
         match locks.acquire(id).await {
             Ok(lock) => return lock,
-            Err(WriteLockError::HeldBy(by)) => {
-                assert!(waited < 5 * 2 * TTL, "{id} is still locked by {by}");
+            Err(WriteLockError::HeldBy { holder, .. }) => {
+                assert!(waited < 5 * 2 * TTL, "{id} is still locked by {holder}");
             }
             Err(error) => panic!("{id}: {error}"),
         }
@@ -75,7 +80,33 @@ pub async fn take_over(place: &impl Place, locks: &WriteLocks, id: &SegmentId) -
 /// Who has the lock of `id` instead of `locks`.
 pub async fn held_by(locks: &WriteLocks, id: &SegmentId) -> String {
     match locks.acquire(id).await {
-        Err(WriteLockError::HeldBy(by)) => by,
+        Err(WriteLockError::HeldBy { holder, .. }) => holder,
         other => panic!("{id}: {other:?}"),
     }
+}
+
+/// Takes what another node left with rows that are not published.
+pub const AT_ONCE: Takeover = Takeover::After(Duration::ZERO);
+
+/// The writer of `node`.
+pub fn claimant(node: &str, takeover: Takeover) -> Claimant {
+    let write_address = format!("{node}:6222");
+    Claimant { node: NodeName::new(node).unwrap(), write_address, schema: None, takeover }
+}
+
+/// What keeps `id` from `locks`: what was left there, and how long it keeps it.
+pub async fn kept(
+    locks: &WriteLocks,
+    id: &SegmentId,
+    claimant: &Claimant,
+) -> (Ownership, Option<Duration>) {
+    match locks.own(id, claimant).await {
+        Err(WriteLockError::Dirty { owner, left, .. }) => (*owner, left),
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+/// The holder of the lock of `id` dies: its session ends, and it hears nothing of that.
+pub async fn die(kv: &dyn Kv, id: &SegmentId) {
+    kv.destroy_session(&session(kv, id).await).await.unwrap();
 }
