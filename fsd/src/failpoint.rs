@@ -32,6 +32,14 @@ pub fn crash_point(name: &str) {
     let _ = name;
 }
 
+/// As [`crash_point`] at `OF.STEP`, for a step that several kinds of work have in common.
+pub fn crash_step(of: &str, step: &str) {
+    #[cfg(feature = "failpoints")]
+    crash_point(&format!("{of}.{step}"));
+    #[cfg(not(feature = "failpoints"))]
+    let _ = (of, step);
+}
+
 /// Names the directory of the points at which one process dies.
 #[cfg(feature = "failpoints")]
 const ONCE_DIR: &str = "FAILPOINTS_DIR";

@@ -1,4 +1,5 @@
-//! `put`: a SQLite file becomes a published segment of the deep store.
+//! A SQLite file becomes a published segment of the deep store: once by `put`, again and again under one lock in a
+//! [`Tenure`].
 //!
 //! Invariants: a segment shows in the deep store whole, checked, read back and compared, or not at all; new
 //! data never shows without its seal; of two publishers of one segment at most one publishes, even when both
@@ -8,33 +9,41 @@
 //! Stated limit: a file that somebody puts at the final path by other means between the last look and the
 //! rename is overwritten.
 //!
-//! Left out: what lies in `.staging/<label>/` after a crash is deleted by the next `put` of that segment, not
+//! Left out: what lies in `.staging/<label>/` after a crash is deleted by the next who publishes that segment, not
 //! before.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fsd::failpoint::crash_point;
+use fsd::failpoint::crash_step;
 use fsd::segment::{SegmentId, Stamp, Version};
 use futures::stream::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::clock::{Clock, SinceBoot};
 use crate::kv::{InvalidSession, Kv};
 use crate::metrics as names;
 use crate::registry::Epoch;
-use crate::seal::SealError;
-use crate::store::{Store, StoreError, StorePath};
-use crate::write_lock::{Ownership, WriteLock, WriteLockError, WriteLocks};
+use crate::seal::Seal;
+use crate::store::{Store, StorePath};
+use crate::write_lock::{Claimant, WriteLockError, WriteLocks};
 
 mod copy;
+mod error;
 mod prepare;
 mod stage;
+mod tenure;
+
+pub use error::PublishError;
+pub use tenure::Tenure;
 
 use copy::Room;
 use stage::Staging;
+
+/// What the names of the crash points of `put` begin with.
+const PUT: &str = "put";
 
 /// How publishing is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,139 +103,13 @@ pub struct Publication {
     pub epoch: Epoch,
 }
 
-/// Why a segment was not published. Unless [`Self::Rename`] says otherwise, what was published before is
-/// still what shows.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// The source cannot be read as a SQLite database.
-    #[error("cannot copy {path}: {reason}", path = path.display())]
-    Source {
-        /// The source.
-        path: PathBuf,
-        /// What came back, and what to do.
-        reason: String,
-    },
-    /// `PRAGMA integrity_check` of the copy did not say ok.
-    #[error("{path} is damaged and was not published: {problems}; repair it with `sqlite3 .recover`", path = path.display())]
-    Damaged {
-        /// The source.
-        path: PathBuf,
-        /// The first things that SQLite found.
-        problems: String,
-    },
-    /// The write lock could be neither had nor confirmed.
-    #[error("cannot lock {id} for writing")]
-    Lock {
-        /// The segment.
-        id: SegmentId,
-        /// Why.
-        source: WriteLockError,
-    },
-    /// Somebody else is publishing or writing it.
-    #[error("{id} is locked by {holder}; wait for it to finish, or for its lock to run out")]
-    HeldBy {
-        /// The segment.
-        id: SegmentId,
-        /// Who.
-        holder: String,
-        /// Who, if it is the writer of a node.
-        owner: Option<Box<Ownership>>,
-    },
-    /// The lock was lost on the way, or a later epoch was here already (S4).
-    #[error(
-        "the write lock of {id} was lost, by its time running out or to another publisher, at epoch {epoch}; nothing was published, try again"
-    )]
-    Fenced {
-        /// The segment.
-        id: SegmentId,
-        /// The epoch that is over, or the later one that was found.
-        epoch: Epoch,
-    },
-    /// An earlier publisher's staging directory could not be deleted, or ours not be made.
-    #[error("cannot make a place to stage {id}")]
-    Stage {
-        /// The segment.
-        id: SegmentId,
-        /// Why.
-        source: StoreError,
-    },
-    /// The copy could not be read again on its way.
-    #[error("cannot read the copy of {id} that was checked: {error}; look at `publish.temp_dir`")]
-    Copy {
-        /// The segment.
-        id: SegmentId,
-        /// What came back.
-        error: std::io::Error,
-    },
-    /// The copy could not be written to the staging directory.
-    #[error("cannot write {id} to the deep store")]
-    Upload {
-        /// The segment.
-        id: SegmentId,
-        /// Why.
-        source: StoreError,
-    },
-    /// What was written could not be read back.
-    #[error("cannot read {id} back from the deep store")]
-    ReadBack {
-        /// The segment.
-        id: SegmentId,
-        /// Why.
-        source: StoreError,
-    },
-    /// What was read back is not what was written.
-    #[error(
-        "{id} reads back from the deep store with other bytes than were written; look at the disks of its DataNodes"
-    )]
-    Differs {
-        /// The segment.
-        id: SegmentId,
-    },
-    /// No seal could be made.
-    #[error("cannot seal {id}")]
-    Seal {
-        /// The segment.
-        id: SegmentId,
-        /// Why.
-        source: SealError,
-    },
-    /// Somebody put another file at the final path meanwhile, without the lock.
-    #[error("{path} was changed by somebody else meanwhile ({found}); look at it and put again")]
-    Conflict {
-        /// The final path.
-        path: String,
-        /// What is there now.
-        found: String,
-    },
-    /// The last step failed; it may have happened all the same.
-    #[error("cannot move {id} to its final path; `trough status` shows which version is there")]
-    Rename {
-        /// The segment.
-        id: SegmentId,
-        /// Why.
-        source: StoreError,
-    },
-}
-
-impl PublishError {
-    /// The step that failed, as metrics call it.
-    pub fn step(&self) -> &'static str {
-        match self {
-            Self::Source { .. } => "source",
-            Self::Damaged { .. } => "damaged",
-            Self::Lock { .. } => "lock",
-            Self::HeldBy { .. } => "held",
-            Self::Fenced { .. } => "fenced",
-            Self::Stage { .. } => "stage",
-            Self::Copy { .. } => "copy",
-            Self::Upload { .. } => "upload",
-            Self::ReadBack { .. } => "read_back",
-            Self::Differs { .. } => "differs",
-            Self::Seal { .. } => "seal",
-            Self::Conflict { .. } => "conflict",
-            Self::Rename { .. } => "rename",
-        }
-    }
+/// What lies at the final path of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Its length and mtime.
+    pub stamp: Stamp,
+    /// Its seal, if it has one that counts.
+    pub seal: Option<Seal>,
 }
 
 /// Publishes segments. Cloning is cheap; all clones share the limits.
@@ -291,87 +174,96 @@ impl Publisher {
     /// Dropping the future leaves the lock to its time to live, and the staging directory to the next `put`.
     pub async fn put(&self, id: &SegmentId, source: PathBuf) -> Result<Publication, PublishError> {
         let result = self.put_one(id, source).await;
-        match &result {
-            Ok(publication) => {
-                metrics::counter!(names::PUBLISHED_SEGMENTS).increment(1);
-                let bytes = publication.version.stamp.length;
-                metrics::counter!(names::PUBLISHED_BYTES).increment(bytes);
-            }
-            Err(error) => {
-                metrics::counter!(names::PUBLISH_FAILURES, "step" => error.step()).increment(1);
-                if let PublishError::Fenced { .. } = error {
-                    metrics::counter!(names::PUBLISH_FENCED).increment(1);
-                }
-            }
-        }
+        count(&result);
         result
     }
 
     async fn put_one(&self, id: &SegmentId, source: PathBuf) -> Result<Publication, PublishError> {
-        let inner = &self.inner;
+        let inner = &*self.inner;
+        let on_progress = |progress| (inner.on_progress)(id, progress);
         let prepared = {
-            // never closed, so a refusal cannot come; without a permit there is just no limit
-            let _permit = inner.preparing.acquire().await.ok();
+            let _permit = inner.may_prepare().await;
             prepare::prepare(source, inner.room.clone()).await?
         };
-        self.tell(id, Progress::Prepared(prepared.length));
-        crash_point("put.prepared");
+        on_progress(Progress::Prepared(prepared.length));
+        crash_step(PUT, "prepared");
 
-        let lock = self.lock(id).await?;
-        crash_point("put.locked");
-        let staging = Staging::new(inner.store.as_ref(), id, &lock);
-        let published = self.publish(id, &prepared, &staging).await;
+        let lock = inner.locks.acquire(id).await.map_err(|error| locked(id, error))?;
+        crash_step(PUT, "locked");
+        let staging = Staging::new(&*inner.store, id, &lock, PUT);
+        let published = async {
+            let before = staging.open().await?;
+            let staged = staging.stage(&prepared, on_progress).await?;
+            staging.publish(staged.stamp, before).await?;
+            Ok(publication(id, &staging, staged.stamp, &prepared))
+        };
+        let published = published.await;
         staging.clear().await;
         lock.release().await;
         if published.is_ok() {
-            self.tell(id, Progress::Published);
+            on_progress(Progress::Published);
         }
         published
     }
 
-    async fn lock(&self, id: &SegmentId) -> Result<WriteLock, PublishError> {
-        match self.inner.locks.acquire(id).await {
-            Ok(lock) => Ok(lock),
-            Err(WriteLockError::HeldBy { holder, owner }) => {
-                Err(PublishError::HeldBy { id: id.clone(), holder, owner })
-            }
-            Err(source) => Err(PublishError::Lock { id: id.clone(), source }),
-        }
-    }
-
-    async fn publish(
+    /// Takes `id` for the writer of a node: its lock, and the right to publish it as often as it likes. What was
+    /// published before is seen only after everything that earlier owners might still send has been stopped. Where
+    /// that cannot be done nothing is taken, and the lock is as it was.
+    pub async fn take_over(
         &self,
         id: &SegmentId,
-        prepared: &prepare::Prepared,
-        staging: &Staging<'_>,
-    ) -> Result<Publication, PublishError> {
-        let fenced_before = staging.open().await?;
-        let path = StorePath::published(id);
-        let digest = prepared.digest;
-        let stamp =
-            staging.upload(prepared, |bytes| self.tell(id, Progress::Uploaded(bytes))).await?;
-        crash_point("put.staged-data");
-        let seal = prepared.seal(id, stamp);
-        let read_back = async {
-            staging.read_back(&digest, |bytes| self.tell(id, Progress::ReadBack(bytes))).await?;
-            crash_point("put.read-back");
-            Ok(())
-        };
-        let sealed = async {
-            staging.seal(&seal).await?;
-            crash_point("put.staged-seal");
-            Ok(())
-        };
-        // side by side, for both wait for HDFS; neither is broken off, so that none comes after the clearing up
-        let (read_back, sealed) = tokio::join!(read_back, sealed);
-        read_back.and(sealed)?;
-        staging.publish(&path, fenced_before).await?;
-        let epoch = staging.epoch();
-        Ok(Publication { id: id.clone(), path, version: Version { stamp, digest }, epoch })
+        claimant: &Claimant,
+    ) -> Result<Tenure, PublishError> {
+        Tenure::begin(self.inner.clone(), id, claimant).await
     }
 
-    fn tell(&self, id: &SegmentId, progress: Progress) {
-        (self.inner.on_progress)(id, progress);
+    /// The locks that it takes, to ask who has one.
+    pub fn locks(&self) -> &WriteLocks {
+        &self.inner.locks
+    }
+}
+
+impl Inner {
+    /// Waits until another copy may be checked.
+    async fn may_prepare(&self) -> Option<SemaphorePermit<'_>> {
+        // never closed, so a refusal cannot come; without a permit there is just no limit
+        self.preparing.acquire().await.ok()
+    }
+}
+
+fn locked(id: &SegmentId, error: WriteLockError) -> PublishError {
+    let id = id.clone();
+    match error {
+        WriteLockError::HeldBy { holder, owner } => PublishError::HeldBy { id, holder, owner },
+        source => PublishError::Lock { id, source },
+    }
+}
+
+fn publication(
+    id: &SegmentId,
+    staging: &Staging<'_>,
+    stamp: Stamp,
+    prepared: &prepare::Prepared,
+) -> Publication {
+    let (path, digest) = (StorePath::published(id), prepared.digest);
+    let epoch = staging.epoch();
+    Publication { id: id.clone(), path, version: Version { stamp, digest }, epoch }
+}
+
+/// Counts what came of publishing.
+fn count(result: &Result<Publication, PublishError>) {
+    match result {
+        Ok(publication) => {
+            metrics::counter!(names::PUBLISHED_SEGMENTS).increment(1);
+            let bytes = publication.version.stamp.length;
+            metrics::counter!(names::PUBLISHED_BYTES).increment(bytes);
+        }
+        Err(error) => {
+            metrics::counter!(names::PUBLISH_FAILURES, "step" => error.step()).increment(1);
+            if let PublishError::Fenced { .. } = error {
+                metrics::counter!(names::PUBLISH_FENCED).increment(1);
+            }
+        }
     }
 }
 

@@ -13,11 +13,10 @@ use fsd::segment::{Digest, SegmentId, Stamp};
 use futures::StreamExt;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::clock::Clock;
 use crate::pool::PoolEntry;
-use crate::seal::{self, Seal};
+use crate::seal;
 use crate::store::{Store, StoreError, StoreErrorKind, StorePath};
 
 /// How often a file that changes while it is read is begun again before the pull gives up.
@@ -120,7 +119,8 @@ pub async fn fetch(
 ) -> Result<Fetched, PullError> {
     let path = &entry.path;
     for attempt in 0..RESTARTS_MAX {
-        let seal = read_seal(store, id, path).await?;
+        // without one that counts the database itself is checked instead
+        let seal = seal::beside(store, id, path).await?;
         let vouched_for = |stamp| seal.as_ref().filter(|seal| seal.applies_to(id, stamp));
         let before = if attempt == 0 && vouched_for(&entry.stamp).is_some() {
             // unchanged since the listing, if it still is in the end: one question to the NameNode less
@@ -155,35 +155,6 @@ pub async fn fetch(
         tokio::time::sleep(RESTART_PAUSE).await;
     }
     Err(PullError::Changing { path: path.clone() })
-}
-
-/// The seal beside the file, whatever it vouches for; `None` when there is none that can be read. Then the
-/// database itself is checked instead.
-async fn read_seal(
-    store: &dyn Store,
-    id: &SegmentId,
-    path: &StorePath,
-) -> Result<Option<Seal>, PullError> {
-    let Ok(seal_path) = Seal::path(path) else { return Ok(None) };
-    let mut chunks = match store.read(&seal_path).await {
-        Ok(chunks) => chunks,
-        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let mut bytes = Vec::new();
-    while let Some(chunk) = chunks.next().await {
-        bytes.extend_from_slice(&chunk?);
-        if bytes.len() > seal::BYTES_MAX {
-            break;
-        }
-    }
-    match Seal::parse(&bytes) {
-        Ok(seal) => Ok(Some(seal)),
-        Err(error) => {
-            warn!(segment = %id, path = %seal_path, "{error}; the segment counts as unsealed");
-            Ok(None)
-        }
-    }
 }
 
 /// The listing looks for side files as well; this is for one that came since.

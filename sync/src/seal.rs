@@ -10,9 +10,10 @@
 use std::collections::BTreeMap;
 
 use fsd::segment::{Digest, SegmentId, Stamp};
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{InvalidStorePath, StorePath};
+use crate::store::{InvalidStorePath, Store, StoreError, StoreErrorKind, StorePath};
 
 /// The format written here.
 pub const FORMAT: u32 = 1;
@@ -41,7 +42,7 @@ pub struct Seal {
     pub schema_blake3: Digest,
     /// How many rows each table has.
     pub rows: BTreeMap<String, u64>,
-    /// Whether `PRAGMA integrity_check` said ok.
+    /// Whether `PRAGMA integrity_check` said ok, or `quick_check` of what VACUUM had just built anew with its indexes.
     pub integrity_checked: bool,
     /// The version of trough that sealed it.
     pub sealed_by: String,
@@ -102,6 +103,34 @@ impl Seal {
     /// Length and mtime of the file it speaks of.
     pub fn stamp(&self) -> Stamp {
         Stamp { length: self.length, mtime_ms: self.mtime_ms }
+    }
+}
+
+/// The seal beside the file of `id` at `segment`, whatever it vouches for; `None` when there is none that can be read.
+pub(crate) async fn beside(
+    store: &dyn Store,
+    id: &SegmentId,
+    segment: &StorePath,
+) -> Result<Option<Seal>, StoreError> {
+    let Ok(path) = Seal::path(segment) else { return Ok(None) };
+    let mut chunks = match store.read(&path).await {
+        Ok(chunks) => chunks,
+        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        bytes.extend_from_slice(&chunk?);
+        if bytes.len() > BYTES_MAX {
+            break;
+        }
+    }
+    match Seal::parse(&bytes) {
+        Ok(seal) => Ok(Some(seal)),
+        Err(error) => {
+            tracing::warn!(segment = %id, %path, "{error}; the segment counts as unsealed");
+            Ok(None)
+        }
     }
 }
 

@@ -52,21 +52,31 @@ impl Room {
     }
 }
 
-/// The bytes of a copy; memory or file goes when this is dropped.
+/// The bytes of a copy; memory, or a file of ours, goes when this is dropped.
 #[derive(Debug)]
 pub(super) enum Content {
     /// In memory.
     Memory(Bytes),
-    /// In a file of its own.
-    File(TempPath),
+    /// In a file.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// Deletes it with this; without, whoever made it does.
+        _ours: Option<TempPath>,
+    },
 }
 
 impl Content {
+    /// Those of the file at `path`, which somebody else deletes.
+    pub(super) fn of(path: PathBuf) -> Self {
+        Self::File { path, _ours: None }
+    }
+
     /// How many there are.
     pub(super) fn length(&self) -> io::Result<u64> {
         match self {
             Self::Memory(bytes) => Ok(bytes.len() as u64),
-            Self::File(path) => Ok(std::fs::metadata(path)?.len()),
+            Self::File { path, .. } => Ok(std::fs::metadata(path)?.len()),
         }
     }
 
@@ -75,7 +85,7 @@ impl Content {
         let mut header = [0; HEADER_BYTES];
         match self {
             Self::Memory(bytes) => (&**bytes).read_exact(&mut header)?,
-            Self::File(path) => File::open(path)?.read_exact(&mut header)?,
+            Self::File { path, .. } => File::open(path)?.read_exact(&mut header)?,
         }
         Ok(header)
     }
@@ -85,7 +95,7 @@ impl Content {
         let mut hasher = blake3::Hasher::new();
         match self {
             Self::Memory(bytes) => hasher.update(bytes),
-            Self::File(path) => hasher.update_reader(File::open(path)?)?,
+            Self::File { path, .. } => hasher.update_reader(File::open(path)?)?,
         };
         Ok(Digest::from(hasher.finalize()))
     }
@@ -94,7 +104,7 @@ impl Content {
     pub(super) fn open(&self) -> io::Result<Pieces> {
         Ok(match self {
             Self::Memory(bytes) => Pieces::Memory(bytes.clone()),
-            Self::File(path) => Pieces::File(Arc::new(File::open(path)?)),
+            Self::File { path, .. } => Pieces::File(Arc::new(File::open(path)?)),
         })
     }
 }
@@ -199,7 +209,7 @@ fn in_file<T>(
     let mut to = Connection::open(&file).map_err(|e| hint(&e))?;
     let seen = fill(from, &mut to, look)?;
     drop(to);
-    Ok((Content::File(file), seen))
+    Ok((Content::File { path: file.to_path_buf(), _ours: Some(file) }, seen))
 }
 
 /// Copies all pages, leaves WAL mode if they are in it, and has a look.
@@ -236,7 +246,7 @@ pub(super) fn page_size(header: &[u8]) -> Option<u32> {
     }
 }
 
-fn hint(error: &rusqlite::Error) -> String {
+pub(super) fn hint(error: &rusqlite::Error) -> String {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase) => {
             format!("{error}; it is no SQLite database, or an encrypted one")
@@ -293,7 +303,7 @@ mod tests {
                 let (memory, seen) = copy(&path, &large, count).unwrap();
                 assert!(matches!(memory, Content::Memory(_)));
                 let (file, seen_in_file) = copy(&path, &none, count).unwrap();
-                let Content::File(at) = &file else { panic!("{file:?}") };
+                let Content::File { path: at, .. } = &file else { panic!("{file:?}") };
                 let bytes = std::fs::read(at).unwrap();
                 assert_eq!(seen, (1334, "ok".to_owned()), "{page_bytes} {setup}");
                 assert_eq!(seen, seen_in_file);

@@ -18,6 +18,8 @@ pub enum Fault {
     AnswerLost,
     /// The call is made once the test lets it; see [`FaultyStore::let_go`].
     HeldUp,
+    /// The call fails, and is made when nobody waits for it any more; see [`FaultyStore::arrive`]. For renames.
+    Late,
 }
 
 /// A store whose `after + 1`th call of one kind goes wrong, once.
@@ -27,12 +29,25 @@ pub struct FaultyStore {
     plan: Mutex<Option<(&'static str, usize, Fault)>>,
     reached: Semaphore,
     gate: Semaphore,
+    late: Mutex<Option<(StorePath, StorePath)>>,
 }
 
 impl FaultyStore {
     pub fn new(inner: Arc<dyn Store>, call: &'static str, after: usize, fault: Fault) -> Arc<Self> {
         let plan = Mutex::new(Some((call, after, fault)));
-        Arc::new(Self { inner, plan, reached: Semaphore::new(0), gate: Semaphore::new(0) })
+        let (reached, gate, late) = (Semaphore::new(0), Semaphore::new(0), Mutex::default());
+        Arc::new(Self { inner, plan, reached, gate, late })
+    }
+
+    /// The `after + 1`th call of one kind from now on goes wrong, and no other.
+    pub async fn arm(&self, call: &'static str, after: usize, fault: Fault) {
+        *self.plan.lock().await = Some((call, after, fault));
+    }
+
+    /// The rename that is late is done now, if it still can be.
+    pub async fn arrive(&self) -> Result<(), StoreError> {
+        let (from, to) = self.late.lock().await.take().expect("one is late");
+        self.inner.rename(&from, &to).await
     }
 
     /// Waits until the call that is held up has come.
@@ -45,25 +60,37 @@ impl FaultyStore {
         self.gate.add_permits(1);
     }
 
+    /// What is to become of this call of `name`.
+    async fn fault(&self, name: &'static str) -> Option<Fault> {
+        let mut plan = self.plan.lock().await;
+        match plan.take() {
+            Some((of, 0, fault)) if of == name => Some(fault),
+            Some((of, after, fault)) if of == name => {
+                *plan = Some((of, after - 1, fault));
+                None
+            }
+            other => {
+                *plan = other;
+                None
+            }
+        }
+    }
+
     async fn call<T>(
         &self,
         name: &'static str,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let fault = {
-            let mut plan = self.plan.lock().await;
-            match plan.take() {
-                Some((of, 0, fault)) if of == name => Some(fault),
-                Some((of, after, fault)) if of == name => {
-                    *plan = Some((of, after - 1, fault));
-                    None
-                }
-                other => {
-                    *plan = other;
-                    None
-                }
-            }
-        };
+        let fault = self.fault(name).await;
+        self.run(name, fault, call).await
+    }
+
+    async fn run<T>(
+        &self,
+        name: &'static str,
+        fault: Option<Fault>,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let broken = || StoreError {
             kind: StoreErrorKind::Unavailable,
             attempted: name,
@@ -72,7 +99,7 @@ impl FaultyStore {
         };
         match fault {
             None => call.await,
-            Some(Fault::Refused) => Err(broken()),
+            Some(Fault::Refused | Fault::Late) => Err(broken()),
             Some(Fault::AnswerLost) => {
                 call.await?;
                 Err(broken())
@@ -110,7 +137,11 @@ impl Store for FaultyStore {
         self.call("mkdir", self.inner.mkdir(path)).await
     }
     async fn rename(&self, from: &StorePath, to: &StorePath) -> Result<(), StoreError> {
-        self.call("rename", self.inner.rename(from, to)).await
+        let fault = self.fault("rename").await;
+        if let Some(Fault::Late) = fault {
+            *self.late.lock().await = Some((from.clone(), to.clone()));
+        }
+        self.run("rename", fault, self.inner.rename(from, to)).await
     }
     async fn delete(&self, path: &StorePath) -> Result<bool, StoreError> {
         self.call("delete", self.inner.delete(path)).await
