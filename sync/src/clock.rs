@@ -67,6 +67,14 @@ impl Deadline {
         self.until_ms.store(ENDED, Ordering::Relaxed);
     }
 
+    /// The moment itself; the boot of the machine when it was ended.
+    pub(crate) fn until(&self) -> Duration {
+        match self.until_ms.load(Ordering::Relaxed) {
+            ENDED => Duration::ZERO,
+            until => Duration::from_millis(until),
+        }
+    }
+
     /// Whether it has not passed.
     pub(crate) fn holds(&self) -> bool {
         let until = self.until_ms.load(Ordering::Relaxed);

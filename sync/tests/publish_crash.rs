@@ -75,7 +75,7 @@ impl Work {
         let quiet: OnProgress = Arc::new(|_, _| {});
         tenure.lock().tell(Some(1), true).await.unwrap();
         for source in sources {
-            tenure.publish(source.clone(), &quiet).await?;
+            tenure.publish(source.clone(), |_| Ok(()), &quiet).await?;
         }
         tenure.end(None).await;
         Ok(())

@@ -71,7 +71,7 @@ fn quiet() -> OnProgress {
 }
 
 async fn publish(tenure: &Tenure, copy: PathBuf) -> Result<(), PublishError> {
-    let done = tenure.publish(copy, &quiet()).await?;
+    let done = tenure.publish(copy, |_| Ok(()), &quiet()).await?;
     assert_eq!(done.epoch, tenure.lock().epoch());
     let shows = tenure.published().unwrap();
     let seal = shows.seal.unwrap();
@@ -129,7 +129,7 @@ async fn version_after_version_is_published_under_one_lock(bench: Bench) {
             told.lock().unwrap().push(step);
         }
     });
-    let done = tenure.publish(copies[1].clone(), &on_progress).await.unwrap();
+    let done = tenure.publish(copies[1].clone(), |_| Ok(()), &on_progress).await.unwrap();
     let length = done.version.stamp.length;
     {
         let told = told.lock().unwrap();

@@ -69,6 +69,11 @@ impl KeptSession {
         self.until.holds()
     }
 
+    /// Until when it may if it is not renewed again; time since boot.
+    pub fn holds_until(&self) -> Duration {
+        self.until.until()
+    }
+
     /// Returns when it may not any more.
     pub async fn ended(&self) {
         self.ended.cancelled().await;

@@ -84,6 +84,14 @@ pub enum PublishError {
         /// What came back.
         error: std::io::Error,
     },
+    /// Its owner could not write down what is about to be published.
+    #[error("cannot write down which version of {id} is being published: {error}")]
+    Note {
+        /// The segment.
+        id: SegmentId,
+        /// What came back.
+        error: std::io::Error,
+    },
     /// The copy could not be written to the staging directory.
     #[error("cannot write {id} to the deep store")]
     Upload {
@@ -146,6 +154,7 @@ impl PublishError {
             Self::Look { .. } => "look",
             Self::Stage { .. } => "stage",
             Self::Copy { .. } => "copy",
+            Self::Note { .. } => "note",
             Self::Upload { .. } => "upload",
             Self::ReadBack { .. } => "read_back",
             Self::Differs { .. } => "differs",

@@ -8,11 +8,12 @@
 //! Left out: what the versions are made from, and when; what the lock tells ([`WriteLock::tell`]).
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fsd::failpoint::crash_step;
-use fsd::segment::SegmentId;
+use fsd::segment::{Digest, SegmentId};
 
 use super::stage::Staging;
 use super::{
@@ -98,13 +99,17 @@ impl Tenure {
     /// Those who call at once take turns. After an error it may be called again, unless that is
     /// [`PublishError::Fenced`]: then this tenure is over. After [`PublishError::Conflict`] it goes on when a person
     /// has put back what was there.
+    ///
+    /// `about_to` is told what the copy hashes to before anything of it shows in the deep store, and can stop it.
     pub async fn publish(
         &self,
         copy: PathBuf,
+        about_to: impl FnOnce(&Digest) -> io::Result<()> + Send,
         on_progress: &OnProgress,
     ) -> Result<Publication, PublishError> {
         let mut attempts = self.attempts.lock().await;
-        let result = self.attempt(&mut attempts, copy, |p| on_progress(&self.id, p)).await;
+        let on_progress = |progress| on_progress(&self.id, progress);
+        let result = self.attempt(&mut attempts, copy, about_to, on_progress).await;
         count(&result);
         result
     }
@@ -113,6 +118,7 @@ impl Tenure {
         &self,
         attempts: &mut Attempts,
         copy: PathBuf,
+        about_to: impl FnOnce(&Digest) -> io::Result<()> + Send,
         on_progress: impl Fn(Progress),
     ) -> Result<Publication, PublishError> {
         if !self.lock.holds() {
@@ -127,6 +133,8 @@ impl Tenure {
         attempts.made += 1;
         let staging = self.staging().again(attempts.made);
         self.settle(&staging, attempts).await?;
+        about_to(&prepared.digest)
+            .map_err(|error| PublishError::Note { id: self.id.clone(), error })?;
         // until the end is reached, also if nobody waits for it any more
         attempts.broken_off = true;
         let staged = staging.stage(&prepared, &on_progress).await?;

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -72,6 +73,14 @@ impl WriteLock {
     /// Whether it is held, by this machine's clock.
     pub fn holds(&self) -> bool {
         !self.lost.load(Ordering::Relaxed) && self.claim.session().holds()
+    }
+
+    /// Until when it is held if nothing is heard of the registry any more; time since boot.
+    pub fn holds_until(&self) -> Duration {
+        match self.holds() {
+            true => self.claim.session().holds_until(),
+            false => Duration::ZERO,
+        }
     }
 
     /// Asks the registry whether it is held. A registry that does not answer has not said yes.
