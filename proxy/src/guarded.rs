@@ -47,13 +47,26 @@ impl Default for ManagerSettings {
     }
 }
 
-/// The bind reaches further than this machine, and nobody said that it may.
-#[derive(Debug, thiserror::Error)]
+/// The bind reaches further than this machine, anybody there may give orders, and nobody said that it may be so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0} can be reached by other machines, and the segment manager takes orders from anybody; \
-     bind it to 127.0.0.1, or set insecure_open = true"
+    "{0} can be reached by other machines, and without tokens it takes orders from anybody; \
+     bind it to 127.0.0.1, give it tokens, or set insecure_open = true"
 )]
 pub struct OpenBind(pub SocketAddr);
+
+/// Whether orders may be taken at `address`. `tokens_open`: what may be ordered there is everybody's, for no file of
+/// tokens is set. `insecure_open`: a person wants that.
+pub fn check_bind(
+    address: SocketAddr,
+    tokens_open: bool,
+    insecure_open: bool,
+) -> Result<(), OpenBind> {
+    match address.ip().to_canonical().is_loopback() || !tokens_open || insecure_open {
+        true => Ok(()),
+        false => Err(OpenBind(address)),
+    }
+}
 
 /// Serves `pages`, and `/metrics`, until `shutdown`.
 pub(crate) async fn serve(
@@ -63,10 +76,8 @@ pub(crate) async fn serve(
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
-    if !address.ip().is_loopback() && !settings.insecure_open {
-        return Err(OpenBind(address).into());
-    }
+    // these pages know no tokens yet
+    check_bind(listener.local_addr()?, true, settings.insecure_open)?;
     let names = Arc::new(OwnNames::new(&settings.host_names));
     let pages = pages
         .route("/metrics", get(async move || crate::metrics::page(&metrics)))
@@ -136,5 +147,33 @@ pub(crate) fn well_or(status: StatusCode, ailment: Option<String>) -> Response {
     match ailment {
         None => (StatusCode::OK, "OK\n").into_response(),
         Some(text) => (status, format!("{text}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_machines_reach_is_closed_by_tokens_or_opened_by_a_person() {
+        for (address, reached) in [
+            ("127.0.0.1:1", false),
+            ("127.9.9.9:1", false),
+            ("[::1]:1", false),
+            ("[::ffff:127.0.0.1]:1", false),
+            ("0.0.0.0:1", true),
+            ("[::]:1", true),
+            ("10.0.0.1:1", true),
+            ("[::ffff:10.0.0.1]:1", true),
+        ] {
+            let address: SocketAddr = address.parse().unwrap();
+            for (tokens_open, insecure_open) in
+                [(false, false), (false, true), (true, false), (true, true)]
+            {
+                let refused = reached && tokens_open && !insecure_open;
+                let expected = if refused { Err(OpenBind(address)) } else { Ok(()) };
+                assert_eq!(check_bind(address, tokens_open, insecure_open), expected);
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@
 //! guarded     pages that take orders: who may call them, where they may be bound
 //! manager     the pages of a local synchronizer
 //! lead        the pages of a lead
+//! tokens      who may read, write and give orders
 //! health, metrics
 //! ```
 
@@ -39,3 +40,4 @@ pub mod reader;
 pub mod route;
 pub mod rows;
 pub mod writable;
+pub mod tokens;
