@@ -18,6 +18,7 @@ pub mod publish;
 pub mod pull;
 pub mod quota;
 pub mod registry;
+pub mod schemas;
 pub mod seal;
 pub mod services;
 mod sqlite_file;

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::kv::{Key, KvError};
 use crate::registry::Epoch;
 
-mod document;
+pub(crate) mod document;
 mod manifest;
 mod reader;
 mod writer;

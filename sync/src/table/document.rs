@@ -19,7 +19,7 @@ const UNPACKED_BYTES_MAX: usize = 64 << 20;
 const LEVEL: i32 = 3;
 
 /// `content` as it is stored: the same gives the same. `None` when that is longer than [`DOCUMENT_BYTES_MAX`].
-pub(super) fn pack(content: &impl Serialize) -> Option<Bytes> {
+pub(crate) fn pack(content: &impl Serialize) -> Option<Bytes> {
     // maps with keys of text, numbers, strings: nothing in a document can fail to become JSON
     let json = serde_json::to_vec(content).ok()?;
     let packed = zstd::bulk::compress(&json, LEVEL).ok()?;
@@ -27,7 +27,7 @@ pub(super) fn pack(content: &impl Serialize) -> Option<Bytes> {
 }
 
 /// What a document says, or why it cannot be read.
-pub(super) fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, String> {
+pub(crate) fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, String> {
     if packed.is_empty() {
         return Err("it is empty".to_owned());
     }
