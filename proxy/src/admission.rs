@@ -264,7 +264,7 @@ impl Admission {
 }
 
 /// `Ok` when the action is allowed (`true` when it makes the statement a query), else what it would do.
-fn judge(action: &AuthAction<'_>) -> Result<bool, String> {
+pub(crate) fn judge(action: &AuthAction<'_>) -> Result<bool, String> {
     let change = |verb: &str, what: &str| Err(format!("{verb} {what}"));
     match *action {
         AuthAction::Select => Ok(true),
@@ -339,7 +339,8 @@ pub(crate) fn is_allowed_function(name: &str) -> bool {
     listed(FUNCTIONS, name)
 }
 
-fn listed(list: &[&str], name: &str) -> bool {
+/// Whether `list` has `name`, in whatever case.
+pub(crate) fn listed(list: &[&str], name: &str) -> bool {
     // every name asked for is ASCII or not on the list; SQLite compares names without case
     let mut lower = [0_u8; 40];
     let Some(lower) = lower.get_mut(..name.len()) else { return false };

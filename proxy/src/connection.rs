@@ -246,7 +246,11 @@ fn uri(path: &Path) -> String {
     uri + "?immutable=1"
 }
 
-fn harden(connection: &Connection, settings: &SqliteSettings) -> Result<(), SqliteError> {
+/// Puts the limits in force that stand for every statement, whoever wrote it.
+pub(crate) fn harden(
+    connection: &Connection,
+    settings: &SqliteSettings,
+) -> Result<(), SqliteError> {
     for (option, on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
         (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),

@@ -17,6 +17,7 @@
 //! guarded     pages that take orders: who may call them, where they may be bound
 //! manager     the pages of a local synchronizer
 //! lead        the pages of a lead
+//! schema      what a new segment begins with: hostile SQL, run in an empty database
 //! tokens      who may read, write and give orders
 //! health, metrics
 //! ```
@@ -39,5 +40,6 @@ pub mod query;
 pub mod reader;
 pub mod route;
 pub mod rows;
-pub mod writable;
+pub mod schema;
 pub mod tokens;
+pub mod writable;

@@ -205,6 +205,12 @@ unsafe fn bytes<'a>(start: *const u8, length: c_int) -> &'a [u8] {
     }
 }
 
+/// Where in the text that was just prepared SQLite found its error, in bytes; `None` when that is at no one place.
+pub(crate) fn error_at(connection: &Connection) -> Option<usize> {
+    // SAFETY: the handle is open, and only asked
+    usize::try_from(unsafe { ffi::sqlite3_error_offset(connection.handle()) }).ok()
+}
+
 fn last_error(database: *mut ffi::sqlite3, code: c_int) -> SqliteError {
     // SAFETY: the database is open; the message lives until the next call on it
     unsafe {
