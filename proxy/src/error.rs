@@ -8,6 +8,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use fsd::segment::SegmentId;
 
+use crate::body::BodyError;
+
 /// Why a query got no answer, or not the whole of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
@@ -195,6 +197,16 @@ impl QueryError {
             | Self::NotHere(_)
             | Self::Damaged { .. }
             | Self::Lost => None,
+        }
+    }
+}
+
+impl From<BodyError> for QueryError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge { limit_bytes } => Self::BodyTooLarge { limit_bytes },
+            BodyError::Slow { limit_ms } => Self::SlowBody { limit_ms },
+            BodyError::Broken(_) | BodyError::NotText => Self::BadRequest(error.to_string()),
         }
     }
 }

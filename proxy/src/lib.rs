@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! http        connections: bounded in number, each wait bounded in time
+//! body        a request's body, bounded in length and time
 //! host        which host a request is for; what may name a segment
 //! reader      the reader's pages and one query's way through it
 //! catalogue   what is known of the pool: whether a segment exists, and who has it
@@ -17,12 +18,14 @@
 //! guarded     pages that take orders: who may call them, where they may be bound
 //! manager     the pages of a local synchronizer
 //! lead        the pages of a lead
+//! segments    orders about segments and schemas, as the original takes them
 //! schema      what a new segment begins with: hostile SQL, run in an empty database
 //! tokens      who may read, write and give orders
 //! health, metrics
 //! ```
 
 pub mod admission;
+mod body;
 pub mod catalogue;
 pub mod connection;
 pub mod error;
@@ -41,5 +44,6 @@ pub mod reader;
 pub mod route;
 pub mod rows;
 pub mod schema;
+pub mod segments;
 pub mod tokens;
 pub mod writable;

@@ -1,17 +1,15 @@
 //! What a request asks for: which segment, by which name, and the statement.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Query;
-use axum::http::header::CONTENT_LENGTH;
 use axum::http::request::Parts;
 use fsd::segment::SegmentId;
-use futures::StreamExt;
 use serde::Deserialize;
 
 use super::App;
+use crate::body;
 use crate::catalogue;
 use crate::error::QueryError;
 use crate::host::HostKind;
@@ -66,37 +64,9 @@ impl App {
         parts: &Parts,
         body: Body,
     ) -> Result<Arc<str>, QueryError> {
-        let limit_bytes = self.settings.body_bytes_max;
-        let too_large = || QueryError::BodyTooLarge { limit_bytes };
-        let announced: Option<u64> = parts
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok())
-            .and_then(|length| length.parse().ok());
-        if announced.is_some_and(|length| length > limit_bytes) {
-            return Err(too_large());
-        }
-        let read = async {
-            let mut bytes = Vec::new();
-            let mut pieces = body.into_data_stream();
-            while let Some(piece) = pieces.next().await {
-                let piece = piece.map_err(|error| {
-                    QueryError::BadRequest(format!("the body cannot be read: {error}"))
-                })?;
-                if (bytes.len() + piece.len()) as u64 > limit_bytes {
-                    return Err(too_large());
-                }
-                bytes.extend_from_slice(&piece);
-            }
-            Ok(bytes)
-        };
-        let limit_ms = self.settings.body_ms;
-        let bytes = tokio::time::timeout(Duration::from_millis(limit_ms), read)
-            .await
-            .map_err(|_| QueryError::SlowBody { limit_ms })??;
-        let text = String::from_utf8(bytes).map_err(|_| {
-            QueryError::BadRequest("the body is not UTF-8; send SQL as text".into())
-        })?;
+        let settings = &self.settings;
+        let text =
+            body::text(&parts.headers, body, settings.body_bytes_max, settings.body_ms).await?;
         Ok(text.into())
     }
 }
