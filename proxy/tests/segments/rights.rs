@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 
 use crate::pages::{Pages, answer, token};
 
-/// The bound of every wait.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The bound of a wait for an answer: shorter than a body may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn orders_need_the_right_to_manage_and_looks_the_right_to_read() {
