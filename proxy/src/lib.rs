@@ -14,6 +14,7 @@
 //! rows        from `sqlite3_step` to bytes
 //! error       every failure and its HTTP status
 //! writable    a segment that is open for writing
+//! writer      the segments that a node writes, from taking them to giving them back
 //! lease       which writable segments the reader may read
 //! guarded     pages that take orders: who may call them, where they may be bound
 //! manager     the pages of a local synchronizer
@@ -47,3 +48,4 @@ pub mod schema;
 pub mod segments;
 pub mod tokens;
 pub mod writable;
+pub mod writer;

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sync::clock::Clock;
+use sync::verb::Verb;
 use tokio::sync::oneshot;
 
 mod admission;
@@ -45,7 +46,7 @@ pub use request::{BoundValue, RowValues, RowsRequest, WriteRequest};
 pub use state::Copied;
 use state::Shared;
 use thread::{Order, Task};
-pub use verbs::{UnknownVerb, Verb, Verbs};
+pub use verbs::Verbs;
 pub use wal::SyncData;
 use wal::WalSync;
 

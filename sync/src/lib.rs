@@ -25,4 +25,5 @@ mod sqlite_file;
 pub mod store;
 pub mod table;
 pub mod tag;
+pub mod verb;
 pub mod write_lock;

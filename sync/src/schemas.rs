@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kv::{Consistency, Entry, Index, Key, Kv, KvError, Op, Txn};
 use crate::table::document::{pack, unpack};
+use crate::verb::Verb;
 
 /// Below it is one key for each schema.
 const SCHEMAS_KEY: &str = "trough/schema";
@@ -31,34 +32,6 @@ pub const SQL_BYTES_MAX: usize = 64 << 10;
 /// The schema of a segment that is provisioned without one. While none is registered under this id such a segment
 /// begins as an empty database.
 pub const DEFAULT_ID: &str = "default";
-
-/// What writers may do beyond INSERT and UPDATE, if the schema of their segment says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "each is called as what it allows")]
-pub enum Verb {
-    #[serde(rename = "delete")]
-    Delete,
-    #[serde(rename = "create table")]
-    CreateTable,
-    #[serde(rename = "drop table")]
-    DropTable,
-    #[serde(rename = "alter table")]
-    AlterTable,
-    #[serde(rename = "create index")]
-    CreateIndex,
-    #[serde(rename = "drop index")]
-    DropIndex,
-    #[serde(rename = "create view")]
-    CreateView,
-    #[serde(rename = "drop view")]
-    DropView,
-    #[serde(rename = "create trigger")]
-    CreateTrigger,
-    #[serde(rename = "drop trigger")]
-    DropTrigger,
-    #[serde(rename = "create virtual table")]
-    CreateVirtualTable,
-}
 
 /// What a new segment begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]

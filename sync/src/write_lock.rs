@@ -15,6 +15,7 @@
 //!
 //! Left out: that fence.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,10 @@ use fsd::segment::SegmentId;
 
 use crate::clock::{Clock, SinceBoot};
 use crate::incarnation;
-use crate::kv::{Index, InvalidSession, Key, Kv, KvError, KvErrorKind, Op, SessionOptions, Txn};
+use crate::kv::{
+    Consistency, Index, InvalidSession, Key, Kv, KvError, KvErrorKind, Op, SessionOptions, Txn,
+};
+use crate::node::NodeName;
 use crate::registry::Epoch;
 use crate::store::Store;
 
@@ -74,7 +78,7 @@ pub struct Owned {
 
 /// What came of asking.
 enum Asked {
-    Taken(WriteLock),
+    Taken(Box<WriteLock>),
     /// The registry has no incarnation.
     NoIncarnation,
     /// The key is not as it was thought to be.
@@ -142,7 +146,7 @@ impl WriteLocks {
         let mut left = None;
         for _ in 0..ATTEMPTS {
             match self.ask(&key, id, purpose, left.take()).await? {
-                Asked::Taken(lock) => return Ok(lock),
+                Asked::Taken(lock) => return Ok(*lock),
                 Asked::NoIncarnation => {
                     let _one = self.beginning.lock().await;
                     incarnation::ensure(&*self.store, &*self.kv).await?;
@@ -201,7 +205,7 @@ impl WriteLocks {
                         let with = (self.kv.clone(), self.clock.clone());
                         let lock =
                             WriteLock::new(with, (key.clone(), claim, epoch), document, before);
-                        Ok(Asked::Taken(lock))
+                        Ok(Asked::Taken(Box::new(lock)))
                     }
                     _ => {
                         held::put_back(&*self.kv, key.clone(), claim, before).await;
@@ -265,6 +269,21 @@ impl WriteLocks {
         let (key, value) = (key.clone(), owner.to_bytes());
         let ops = [Op::CheckIndex { key: key.clone(), index }, Op::Set { key, value }];
         Ok(matches!(self.kv.txn(&ops).await?, Txn::Committed(_)))
+    }
+
+    /// Ends the sessions of the locks that `node` owns: those of its life before this one, which nobody can hold any
+    /// more. How many there were. Only who knows that no other process of that node holds one may call it.
+    pub async fn end_former(&self, node: &NodeName) -> Result<usize, KvError> {
+        let below = crate::kv::key(LOCKS_KEY)?;
+        let mut ended = BTreeSet::new();
+        for entry in self.kv.list(&below, Consistency::Consistent).await? {
+            let of_node = Ownership::read(&entry.value).is_some_and(|owner| owner.node == *node);
+            let Some(session) = entry.session.filter(|_| of_node) else { continue };
+            if ended.insert(session.clone()) {
+                self.kv.destroy_session(&session).await?;
+            }
+        }
+        Ok(ended.len())
     }
 
     /// Ends the session, unless a lock still rests on it. The next lock has a new one.

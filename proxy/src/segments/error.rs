@@ -7,13 +7,14 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use fsd::segment::SegmentId;
+use serde::{Deserialize, Serialize};
 use sync::schemas::SchemasError;
 
 use crate::body::BodyError;
 use crate::schema::SchemaError;
 
 /// Why an order was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ManageError {
     /// The request itself cannot be understood.
     #[error("{0}")]
@@ -87,6 +88,9 @@ pub enum ManageError {
     /// So many schemas are being looked at that this one was not in time.
     #[error("{0} schemas are being looked at already; try again")]
     Busy(usize),
+    /// The writer of this machine does not answer.
+    #[error("{0}")]
+    WriterAway(String),
     /// The registry does not answer.
     #[error("{0}")]
     Registry(String),
@@ -118,9 +122,11 @@ impl ManageError {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Elsewhere { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::HolderAway { .. } | Self::Busy(_) | Self::Registry(_) | Self::Store(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::HolderAway { .. }
+            | Self::Busy(_)
+            | Self::WriterAway(_)
+            | Self::Registry(_)
+            | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoRoom { .. } => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -129,7 +135,9 @@ impl ManageError {
     pub fn retry_after_s(&self) -> Option<u32> {
         match self {
             Self::Busy(_) => Some(1),
-            Self::HolderAway { .. } | Self::Registry(_) | Self::Store(_) => Some(5),
+            Self::HolderAway { .. } | Self::WriterAway(_) | Self::Registry(_) | Self::Store(_) => {
+                Some(5)
+            }
             Self::BadRequest(_)
             | Self::BadSchema { .. }
             | Self::UnknownSchema(_)

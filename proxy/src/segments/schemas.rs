@@ -15,7 +15,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use fsd::segment::SegmentId;
 use serde::{Deserialize, Serialize};
-use sync::schemas::{Put, Schema, Schemas, Verb};
+use sync::schemas::{Put, Schema, Schemas};
+use sync::verb::Verb;
 use tokio::sync::Semaphore;
 
 use super::{App, ManageError, id, json, text};

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
-use super::verbs::{Verb, Verbs};
+use sync::verb::Verb;
+
+use super::verbs::Verbs;
 use crate::admission::is_allowed_function;
 
 /// The tables of the schema, and one that `AUTOINCREMENT` keeps; SQLite guards them itself.

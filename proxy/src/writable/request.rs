@@ -80,16 +80,6 @@ struct Document {
 }
 
 impl WriteRequest {
-    /// A body of SQL.
-    pub fn from_sql(body: &[u8]) -> Result<Self, WriteError> {
-        match std::str::from_utf8(body) {
-            Ok(sql) => Ok(Self::Script(sql.to_owned())),
-            Err(error) => Err(WriteError::BadRequest(format!(
-                "the body is not UTF-8 ({error}); send SQL as text"
-            ))),
-        }
-    }
-
     /// A body of JSON: `{"sql": …}`, with `"params"` for one row of values, with `"rows"` for many.
     pub fn from_json(body: &[u8]) -> Result<Self, WriteError> {
         let document: Document = serde_json::from_slice(body).map_err(|error| {
@@ -109,14 +99,6 @@ impl WriteRequest {
                 "there are both `params` and `rows`; give the values of one row, or rows"
                     .to_owned(),
             )),
-        }
-    }
-
-    /// How many times a statement runs, or scripts do.
-    pub fn runs(&self) -> usize {
-        match self {
-            Self::Script(_) => 1,
-            Self::Rows(RowsRequest { rows, .. }) => rows.len(),
         }
     }
 }

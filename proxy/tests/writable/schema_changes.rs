@@ -1,6 +1,7 @@
 //! Verbs that are allowed, and what a schema brings with it.
 
-use proxy::writable::{Verb, WriteError};
+use proxy::writable::WriteError;
+use sync::verb::Verb;
 
 use crate::support::*;
 

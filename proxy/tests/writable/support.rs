@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proxy::writable::{
-    Lease, Opening, SyncData, Verb, Verbs, Writable, WritableSettings, WriteError, WriteRequest,
-    Written,
+    Lease, Opening, SyncData, Verbs, Writable, WritableSettings, WriteError, WriteRequest, Written,
 };
 use rusqlite::{Connection, OpenFlags};
 use sync::clock::SystemClock;
+use sync::verb::Verb;
 use tempfile::TempDir;
 
 /// A lease that tests take away.

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use fsd::segment::SegmentId;
 use sync::kv::{Key, Kv, Op, Txn};
-use sync::schemas::{Put, SQL_BYTES_MAX, Schema, Schemas, SchemasError, Verb};
+use sync::schemas::{Put, SQL_BYTES_MAX, Schema, Schemas, SchemasError};
+use sync::verb::Verb;
 
 use crate::places::{File, Place};
 

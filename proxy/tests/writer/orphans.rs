@@ -1,0 +1,122 @@
+//! Ends and returns: what was acknowledged goes on where it was, or is kept and never published.
+
+use crate::support::*;
+
+const TABLE: &str = "CREATE TABLE t (n INTEGER PRIMARY KEY)";
+
+async fn written(place: &Place) -> Node {
+    place.schema("default", TABLE).await;
+    let node = place.start("one").await;
+    node.desk.provision(&id("ohio"), Some(&id("default"))).await.unwrap();
+    node.insert("ohio", 1).await;
+    node.desk.promote(&id("ohio")).await.unwrap();
+    node.insert("ohio", 2).await;
+    node
+}
+
+async fn goes_on(place: &Place) {
+    let node = place.start("one").await;
+    until("it is taken up again", async || node.desk.entries().len() == 1).await;
+    node.insert("ohio", 3).await;
+    node.desk.promote(&id("ohio")).await.unwrap();
+    assert_eq!(place.published("ohio"), Some(vec![1, 2, 3]));
+    assert!(node.desk.files().orphans().unwrap().is_empty());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_what_was_not_published_goes_on_after_an_orderly_end() {
+    let place = Place::new();
+    written(&place).await.stop().await;
+    goes_on(&place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_what_was_not_published_goes_on_after_a_death() {
+    let place = Place::new();
+    written(&place).await.die(&place, "ohio").await;
+    // another process has it
+    std::fs::rename(place.writable("one"), place.writable("gone")).unwrap();
+    copy(&place.writable("gone"), &place.writable("one"));
+    goes_on(&place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_what_was_not_published_goes_on_in_a_registry_that_came_back_empty() {
+    let place = Place::new();
+    written(&place).await.stop().await;
+    for entry in std::fs::read_dir(place.dir.path()).unwrap().map(Result::unwrap) {
+        if entry.file_name().to_string_lossy().starts_with("registry") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    place.schema("default", TABLE).await;
+    goes_on(&place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_what_another_overtook_is_an_orphan_and_never_published() {
+    let place = Place::new();
+    written(&place).await.die(&place, "ohio").await;
+    std::fs::rename(place.writable("one"), place.writable("gone")).unwrap();
+    copy(&place.writable("gone"), &place.writable("one"));
+    // in these settings nobody waits for who is gone
+    let two = place.start("two").await;
+    two.desk.provision(&id("ohio"), None).await.unwrap();
+    two.insert("ohio", 20).await;
+
+    // while the other has it
+    let one = place.start("one").await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert!(one.desk.entries().is_empty());
+    assert_eq!(rows(&place.writable("one").join("ohio.sqlite")), [1, 2]);
+    two.desk.promote(&id("ohio")).await.unwrap();
+    assert!(two.desk.hand_back(&id("ohio")).await);
+
+    // and afterwards
+    until("it is set aside", async || !one.desk.files().orphans().unwrap().is_empty()).await;
+    let orphans = one.desk.files().orphans().unwrap();
+    assert_eq!(rows(&one.desk.files().orphan(&orphans[0])), [1, 2]);
+    assert!(orphans[0].unpublished_since_ms.is_some());
+    assert!(one.desk.entries().is_empty(), "nobody wants to write it");
+    assert_eq!(place.published("ohio"), Some(vec![1, 20]));
+    one.desk.provision(&id("ohio"), None).await.unwrap();
+    one.insert("ohio", 21).await;
+    one.desk.promote(&id("ohio")).await.unwrap();
+    assert_eq!(place.published("ohio"), Some(vec![1, 20, 21]));
+    assert_eq!(one.desk.files().orphans().unwrap(), orphans);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_a_writer_whose_lock_is_lost_writes_nothing_more_and_takes_it_up_again() {
+    let place = Place::new();
+    let node = written(&place).await;
+    let kv = place.kv();
+    let key = sync::kv::Key::new(format!("trough/write/{}", id("ohio").label())).unwrap();
+    let session = kv.get(&key).await.unwrap().unwrap().session.unwrap();
+    kv.destroy_session(&session).await.unwrap();
+    let mut refused = 0;
+    until("it is open again", async || {
+        let Some(Ok(_)) = node.write("ohio", "INSERT OR IGNORE INTO t VALUES (3)").await else {
+            refused += 1;
+            return false;
+        };
+        kv.get(&key).await.unwrap().unwrap().session.is_some_and(|new| new != session)
+    })
+    .await;
+    assert!(refused > 0, "a lock that is lost is noticed");
+    node.desk.promote(&id("ohio")).await.unwrap();
+    assert_eq!(place.published("ohio"), Some(vec![1, 2, 3]));
+    node.stop().await;
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
