@@ -46,7 +46,7 @@ async fn a_schema_that_is_none_is_refused_and_what_was_there_stays() {
         (whole(json!({"id": "web"})), "missing field `sql`"),
         (whole(json!({"id": "net", "sql": ""})), "that of web"),
         (whole(json!({"id": "web", "sql": "", "more": 1})), "unknown field `more`"),
-        (whole(json!({"id": "web", "sql": "", "verbs": ["attach"]})), "unknown variant `attach`"),
+        (whole(json!({"id": "web", "sql": "", "verbs": ["attach"]})), "is no kind of statement"),
         (whole(json!({"id": "web", "sql": "CREATE TABEL a (b)"})), "line 1: near \"TABEL\""),
         (("/schema/web", "not JSON".to_owned()), "expected"),
         (script("CREATE TABLE a (b);\nCREATE TABLE c (\n d e,,)"), "line 3: near"),
