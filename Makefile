@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 PATH := $(PATH):$(HOME)/.cargo/bin
 export PATH
-export ONCE STORE NODES DEMO_DIR READ_PORT MANAGER_PORT
+export ONCE STORE NODES DEMO_DIR READ_PORT WRITE_PORT MANAGER_PORT
 
 .PHONY: demo test soak bench check clean
 

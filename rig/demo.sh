@@ -13,6 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 once=${ONCE:-}
 if [ -n "$once" ]; then dir=$(temporary); else dir=$(realpath -m "${DEMO_DIR:-./demo-data}"); fi
 read_port=${READ_PORT:-6444}
+write_port=${WRITE_PORT:-6222}
 manager_port=${MANAGER_PORT:-6112}
 up_pid=
 hdfs_dir=
@@ -59,7 +60,8 @@ title "2. Start trough"
 run "trough up --dir $dir${store[*]:+ ${store[*]}}"
 log=$dir/up.log
 : >"$dir/ready"
-"$trough" up --dir "$dir" "${store[@]}" --read-port "$read_port" --manager-port "$manager_port" \
+"$trough" up --dir "$dir" "${store[@]}" --read-port "$read_port" --write-port "$write_port" \
+    --manager-port "$manager_port" \
     >"$dir/ready" 2>"$log" &
 up_pid=$!
 await_ready "$up_pid" "$dir/ready" "$log"

@@ -68,6 +68,8 @@ pub enum Command {
     Sync(Sync),
     /// Run the reader alone (`trough up` starts it for you)
     Read,
+    /// Run the writer alone (`trough up` starts it for you)
+    Write,
 }
 
 /// The synchronizer's modes, and what a person may tell it.
@@ -194,7 +196,10 @@ pub struct Up {
     /// Port of the reader on 127.0.0.1 [default: 6444]
     #[arg(long, value_name = "PORT")]
     pub read_port: Option<u16>,
-    /// Port of the synchronizer's status on 127.0.0.1 [default: 6112]
+    /// Port of the writer on 127.0.0.1 [default: 6222]
+    #[arg(long, value_name = "PORT")]
+    pub write_port: Option<u16>,
+    /// Port of the synchronizer's status and of the segment manager on 127.0.0.1 [default: 6112]
     #[arg(long, value_name = "PORT")]
     pub manager_port: Option<u16>,
     /// Run a candidate for the lead of the cluster, too, as lead.candidate = true does

@@ -25,7 +25,7 @@ pub use problem::{Origin, Problem, Problems};
 use settings::{
     CacheSettings, DiscoverySettings, LeadSection, LocalSettings, ManagerSettings, MountSettings,
     NodeSettings, PlanSection, PublishSettings, ReaderSettings, RegistryKind, RegistrySettings,
-    ScrubSettings, StoreSettings,
+    ScrubSettings, StoreSettings, TokenSettings, WriterSettings,
 };
 
 pub use identity::Server;
@@ -56,6 +56,10 @@ pub struct Config {
     pub scrub: ScrubSettings,
     /// The reader.
     pub read: ReaderSettings,
+    /// The writer.
+    pub write: WriterSettings,
+    /// Who may read, write and give orders.
+    pub tokens: TokenSettings,
     /// The synchronizer's HTTP side.
     pub manager: ManagerSettings,
     /// What the processes agree on.
@@ -161,7 +165,12 @@ impl Config {
 
     /// Makes every path absolute.
     fn resolve(&mut self, base: &Path) {
-        let paths = [&mut self.cache.dir, &mut self.mount.mountpoint, &mut self.registry.path];
+        let paths = [
+            &mut self.cache.dir,
+            &mut self.mount.mountpoint,
+            &mut self.registry.path,
+            &mut self.write.dir,
+        ];
         let consul = &mut self.registry.consul;
         let files = [
             &mut self.publish.temp_dir,
@@ -169,6 +178,9 @@ impl Config {
             &mut consul.ca_file,
             &mut consul.cert_file,
             &mut consul.key_file,
+            &mut self.tokens.read_file,
+            &mut self.tokens.write_file,
+            &mut self.tokens.manage_file,
         ];
         for path in paths.into_iter().chain(files.into_iter().flatten()) {
             *path = base.join(&*path);

@@ -64,6 +64,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(orders::run(&load(shared)?, order))
         }
         Command::Read => serve(shared, "run the reader", wiring::read),
+        Command::Write => serve(shared, "run the writer", wiring::write),
     }
 }
 

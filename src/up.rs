@@ -1,4 +1,4 @@
-//! `trough up`: the mount, the synchronizer and the reader of one machine as child processes; on a node of a cluster
+//! `trough up`: the mount, the synchronizer, the reader and the writer of one machine as child processes; on a node of a cluster
 //! also a candidate for the lead, where it is to be one.
 //!
 //! Invariants: one `up` per directory; when it has ended, no child runs and nothing is mounted (S5, S10); it
@@ -108,9 +108,11 @@ fn overrides(shared: &Shared, options: &Up) -> Vec<String> {
         };
         overrides.push(format!("store.url={}", toml::Value::String(url)));
     }
-    for (key, port) in
-        [("node.read_listen", options.read_port), ("node.manager_listen", options.manager_port)]
-    {
+    for (key, port) in [
+        ("node.read_listen", options.read_port),
+        ("node.write_listen", options.write_port),
+        ("node.manager_listen", options.manager_port),
+    ] {
         overrides.extend(port.map(|port| format!("{key}=\"127.0.0.1:{port}\"")));
     }
     if options.lead {
@@ -147,10 +149,16 @@ fn write_first_file(shared: &Shared) -> anyhow::Result<bool> {
 fn check_ports(config: &Config) -> anyhow::Result<()> {
     for (server, way) in [
         (Server::Read, "--read-port or "),
+        (Server::Write, "--write-port or "),
         (Server::Manager, "--manager-port or "),
         (Server::Lead, ""),
     ] {
-        if server == Server::Lead && !config.lead.candidate {
+        let runs = match server {
+            Server::Lead => config.lead.candidate,
+            Server::Write => config.writes(),
+            Server::Read | Server::Manager => true,
+        };
+        if !runs {
             continue;
         }
         let setting = server.listen_setting();
@@ -203,6 +211,9 @@ fn children(shared: &Shared, sources: &Sources, config: &Config) -> anyhow::Resu
         spec("sync", &["sync", "local"], config.manager.http.stop_ms),
         spec("read", &["read"], config.read.http.stop_ms),
     ];
+    if config.writes() {
+        children.push(spec("write", &["write"], config.write.http.stop_ms));
+    }
     if config.lead.candidate {
         children.push(spec("lead", &["sync", "lead"], config.manager.http.stop_ms));
     }

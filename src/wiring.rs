@@ -36,8 +36,10 @@ mod cluster;
 mod control;
 mod discovery;
 mod elsewhere;
+mod writing;
 
 pub use cluster::{kv, outside, sync_lead};
+pub use writing::write;
 
 use control::Control;
 

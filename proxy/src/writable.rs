@@ -52,7 +52,7 @@ use wal::WalSync;
 
 /// How segments are written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct WritableSettings {
     /// Which statements are run: "insert", "update", "delete", "create table" and so on. A schema may allow more.
     pub verbs: Vec<Verb>,

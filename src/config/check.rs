@@ -14,6 +14,9 @@ const PULLS_MAX: usize = 256;
 /// The most queries at a time: each has a thread while it runs.
 const QUERIES_MAX: usize = 4096;
 
+/// The longest body of a write: it is in memory as a whole, and SQLite takes no longer statement.
+const BODY_BYTES_MAX: u64 = 1_000_000_000;
+
 /// Everything that is wrong with `config`, whose paths are absolute.
 pub(super) fn check(config: &Config) -> Vec<Problem> {
     let mut found = Checks::default();
@@ -72,7 +75,11 @@ fn listen(config: &Config, found: &mut Checks) {
             continue;
         };
         let takes_orders = server != Server::Read;
-        if takes_orders && !address.ip().is_loopback() && !config.manager.insecure_open {
+        let (open, tokens_open) = match server {
+            Server::Write => (config.write.insecure_open, config.tokens.write_file.is_none()),
+            _ => (config.manager.insecure_open, config.tokens.manage_file.is_none()),
+        };
+        if takes_orders && !address.ip().is_loopback() && tokens_open && !open {
             found.add(&path, proxy::manager::OpenBind(address).to_string());
         }
         let other = parsed.iter().find(|(_, other)| *other == address && address.port() != 0);
@@ -132,6 +139,7 @@ fn places(config: &Config, found: &mut Checks) {
         ("cache.dir", config.cache.dir.clone()),
         ("mount.mountpoint", config.mount.mountpoint.clone()),
     ];
+    places.push(("write.dir", config.write.dir.clone()));
     if !config.store.url.contains("://") {
         places.push(("store.url", config.store.url.clone().into()));
     }
@@ -146,7 +154,7 @@ fn places(config: &Config, found: &mut Checks) {
             }
         }
     }
-    for (path, place) in &places[..2] {
+    for (path, place) in &places[..3] {
         if config.registry.path.starts_with(place) {
             found.add("registry.path", format!("the registry must not lie below {path}"));
         }
@@ -174,7 +182,12 @@ fn registry(config: &Config, found: &mut Checks) {
 /// What the others of a cluster are told of this machine.
 fn node(config: &Config, found: &mut Checks) {
     for server in Server::ALL {
-        let needed = server != Server::Lead || config.lead.candidate;
+        let needed = match server {
+            Server::Lead => config.lead.candidate,
+            // a node need not write
+            Server::Write => false,
+            Server::Read | Server::Manager => true,
+        };
         let problem = match config.written_address(server) {
             Some(address) => address_problem(address),
             None if config.in_cluster() && needed => config.address(server).err(),
@@ -258,6 +271,13 @@ fn numbers(config: &Config, found: &mut Checks) {
             format!("{share} is out of range; allowed is above 0, at most 0.5"),
         );
     }
+    found.at_least("write.open_max", config.write.open_max as u64, 1);
+    found.at_least("write.promote_after_s", config.write.promote_after_s, 1);
+    found.at_least("write.promote_bytes", config.write.promote_bytes, 1);
+    found.at_least("write.promote_concurrency", config.write.promote_concurrency as u64, 1);
+    found.at_least("write.write_ms", config.write.write.write_ms, 1);
+    found.at_least("write.queue_max", config.write.write.queue_max as u64, 1);
+    found.within("write.body_bytes_max", config.write.write.body_bytes_max, 1, BODY_BYTES_MAX);
     found.within("read.concurrency", config.read.concurrency, 1, QUERIES_MAX);
     found.at_least("read.query_ms", config.read.query_ms, 1);
     found.at_least("read.open_connections_max", config.read.open_connections_max as u64, 1);

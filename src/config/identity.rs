@@ -8,13 +8,15 @@ use std::net::{Ipv6Addr, SocketAddr};
 use sync::node::NodeName;
 
 use super::Config;
-use super::settings::{ManagerSettings, ReaderSettings};
+use super::settings::{ManagerSettings, ReaderSettings, WriterSettings};
 
 /// One of a node's servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
     /// The reader.
     Read,
+    /// The writer.
+    Write,
     /// The local synchronizer's pages.
     Manager,
     /// The lead's pages.
@@ -23,12 +25,13 @@ pub enum Server {
 
 impl Server {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Read, Self::Manager, Self::Lead];
+    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Manager, Self::Lead];
 
     /// Its name in the names of settings.
     fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
+            Self::Write => "write",
             Self::Manager => "manager",
             Self::Lead => "lead",
         }
@@ -51,6 +54,7 @@ impl Config {
         let node = &self.node;
         match server {
             Server::Read => &node.read_listen,
+            Server::Write => &node.write_listen,
             Server::Manager => &node.manager_listen,
             Server::Lead => &node.lead_listen,
         }
@@ -61,6 +65,7 @@ impl Config {
         let node = &self.node;
         let address = match server {
             Server::Read => &node.read_address,
+            Server::Write => &node.write_address,
             Server::Manager => &node.manager_address,
             Server::Lead => &node.lead_address,
         };
@@ -88,6 +93,23 @@ impl Config {
         let mut settings = self.read.clone();
         settings.host_names.extend(self.reached_by(Server::Read));
         settings
+    }
+
+    /// The writer's settings; it answers to the name at which the others reach it, too.
+    pub fn write_settings(&self) -> WriterSettings {
+        let mut settings = self.write.clone();
+        settings.host_names.extend(self.reached_by(Server::Write));
+        settings
+    }
+
+    /// Whether this machine writes segments: in a cluster only if it says where the others reach its writer.
+    pub fn writes(&self) -> bool {
+        !self.in_cluster() || self.address(Server::Write).is_ok()
+    }
+
+    /// Where callers reach the writer: what the others of a cluster use, on a machine on its own where it listens.
+    pub fn write_address(&self) -> String {
+        self.address(Server::Write).unwrap_or_else(|_| self.node.write_listen.clone())
     }
 
     /// The settings of the pages of `server`, which answer to the name at which the others reach them, too.

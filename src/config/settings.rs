@@ -17,12 +17,16 @@ pub struct NodeSettings {
     pub name: Option<String>,
     /// Address and port of the reader.
     pub read_listen: String,
+    /// Address and port of the writer.
+    pub write_listen: String,
     /// Address and port of the synchronizer's status.
     pub manager_listen: String,
     /// Address and port of the lead's status.
     pub lead_listen: String,
-    /// Where others reach the reader, as `host:port`; `None`: where it listens. So do the next two.
+    /// Where others reach the reader, as `host:port`; `None`: where it listens. So do the next three.
     pub read_address: Option<String>,
+    /// Where others reach the writer.
+    pub write_address: Option<String>,
     /// Where others reach the synchronizer's status.
     pub manager_address: Option<String>,
     /// Where others reach the lead's status.
@@ -38,9 +42,11 @@ impl Default for NodeSettings {
         Self {
             name: None,
             read_listen: "127.0.0.1:6444".to_owned(),
+            write_listen: "127.0.0.1:6222".to_owned(),
             manager_listen: "127.0.0.1:6112".to_owned(),
             lead_listen: "127.0.0.1:6111".to_owned(),
             read_address: None,
+            write_address: None,
             manager_address: None,
             lead_address: None,
             rack: None,
@@ -133,6 +139,8 @@ pub use fsd::mount::MountSettings;
 pub use fsd::scrub::ScrubSettings;
 pub use proxy::manager::ManagerSettings;
 pub use proxy::reader::ReaderSettings;
+pub use proxy::tokens::TokenSettings;
+pub use proxy::writer::WriterSettings;
 pub use sync::discovery::DiscoverySettings;
 pub use sync::local::LocalSettings;
 pub use sync::publish::PublishSettings;

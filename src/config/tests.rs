@@ -45,6 +45,8 @@ fn coded() -> Config {
         publish: PublishSettings::default(),
         scrub: ScrubSettings::default(),
         read: ReaderSettings::default(),
+        write: WriterSettings::default(),
+        tokens: TokenSettings::default(),
         manager: ManagerSettings::default(),
         registry: RegistrySettings::default(),
         lead: LeadSection::default(),

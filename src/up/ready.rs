@@ -42,10 +42,11 @@ async fn missing(config: &Config) -> anyhow::Result<Vec<&'static str>> {
     for (name, server) in [
         ("the synchronizer", Server::Manager),
         ("the reader", Server::Read),
+        ("the writer", Server::Write),
         ("the candidate for the lead", Server::Lead),
     ] {
         let is_lead = server == Server::Lead;
-        if is_lead && !config.lead.candidate {
+        if (is_lead && !config.lead.candidate) || (server == Server::Write && !config.writes()) {
             continue;
         }
         let url = format!("{}/health", http::url_of(config.listen(server))?);

@@ -299,7 +299,7 @@ mod tests {
             (r#"{"format":1,"id":"web"}"#, "missing field `sql`"),
             (r#"{"id":"web","sql":""}"#, "missing field `format`"),
             (r#"{"format":1,"id":"a/b","sql":""}"#, "segment id"),
-            (r#"{"format":1,"id":"web","sql":"","verbs":["vacuum"]}"#, "unknown variant"),
+            (r#"{"format":1,"id":"web","sql":"","verbs":["vacuum"]}"#, "no kind of statement"),
             (r#"{"format":1,"id":"web","sql":"","more":1}"#, "unknown field `more`"),
             (r#"{"format":1,"id":"net","sql":""}"#, "that of schema net"),
         ] {

@@ -18,7 +18,10 @@ fn a_second_up_on_one_port_is_refused_and_starts_nothing() {
     let other = tempfile::tempdir().unwrap();
     let dir = other.path().to_str().unwrap();
     let port = trough.read_port().to_string();
-    let output = run(BINARY, ["up", "--dir", dir, "--read-port", &port, "--manager-port", "0"]);
+    let output = run(
+        BINARY,
+        ["up", "--dir", dir, "--read-port", &port, "--write-port", "0", "--manager-port", "0"],
+    );
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
     assert!(said.contains("choose another port with --read-port"), "{said}");
@@ -83,12 +86,14 @@ fn a_user_with_cap_sys_admin_alone_runs_all_of_it() {
         command.arg("--dir").arg(&work).env("TMPDIR", dir.path()).stdin(Stdio::null());
         command
     };
-    let (read, manager) = (free_port(), free_port());
+    let (read, write, manager) = (free_port(), free_port(), free_port());
     let log = dir.path().join("log");
     let mut up = as_user(&[
         "up",
         "--read-port",
         &read.to_string(),
+        "--write-port",
+        &write.to_string(),
         "--manager-port",
         &manager.to_string(),
         "--set",

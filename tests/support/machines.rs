@@ -48,6 +48,7 @@ pub enum Role {
     Local,
     Lead,
     Read,
+    Write,
     Up,
 }
 
@@ -58,6 +59,7 @@ impl Role {
             Self::Local => &["sync", "local"],
             Self::Lead => &["sync", "lead"],
             Self::Read => &["read"],
+            Self::Write => &["write"],
             Self::Up => &["up"],
         }
     }
@@ -93,6 +95,7 @@ impl Place {
 pub struct Machine {
     pub dir: PathBuf,
     pub read_port: u16,
+    pub write_port: u16,
     pub manager_port: u16,
     pub lead_port: u16,
     place: Place,
@@ -124,9 +127,12 @@ impl Machine {
 
     fn settings(&self, name: &str, store: &str, consul: &str) -> String {
         let mut text = format!("[node]\nname = \"{name}\"\n");
-        for (server, port) in
-            [("read", self.read_port), ("manager", self.manager_port), ("lead", self.lead_port)]
-        {
+        for (server, port) in [
+            ("read", self.read_port),
+            ("write", self.write_port),
+            ("manager", self.manager_port),
+            ("lead", self.lead_port),
+        ] {
             let address = format!("{}:{port}", self.place.address());
             writeln!(text, "{server}_listen = \"{address}\"\n{server}_address = \"{address}\"")
                 .unwrap();
@@ -144,6 +150,10 @@ retry_first_ms = 100
 retry_longest_ms = 500
 [manager]
 insecure_open = true
+[write]
+insecure_open = true
+promote_after_s = 3600
+view_max_age_ms = 500
 [registry]
 kind = \"consul\"
 [registry.consul]
@@ -220,6 +230,7 @@ impl Machines {
         let machine = Machine {
             dir: dir.join(name),
             read_port: free_port(),
+            write_port: free_port(),
             manager_port: free_port(),
             lead_port: free_port(),
             place,

@@ -38,6 +38,7 @@ pub struct Trough {
     dir: tempfile::TempDir,
     child: Option<Child>,
     read_port: u16,
+    write_port: u16,
     manager_port: u16,
     store: Option<String>,
     settings: Vec<String>,
@@ -53,6 +54,7 @@ impl Trough {
             dir: tempfile::Builder::new().prefix("trough-test.").tempdir().unwrap(),
             child: None,
             read_port: free_port(),
+            write_port: free_port(),
             manager_port: free_port(),
             store: None,
             settings: Vec::new(),
@@ -101,9 +103,9 @@ impl Trough {
 
     /// A settings file of its own in place of the complete one that `trough up` writes.
     pub fn with_settings_file(self, settings: &str) -> Self {
-        let (read, manager) = (self.read_port, self.manager_port);
+        let (read, write, manager) = (self.read_port, self.write_port, self.manager_port);
         let text = format!(
-            "[node]\nread_listen = \"127.0.0.1:{read}\"\nmanager_listen = \"127.0.0.1:{manager}\"\n\n{settings}"
+            "[node]\nread_listen = \"127.0.0.1:{read}\"\nwrite_listen = \"127.0.0.1:{write}\"\nmanager_listen = \"127.0.0.1:{manager}\"\n\n{settings}"
         );
         std::fs::write(self.dir().join("trough.toml"), text).unwrap();
         self
@@ -133,6 +135,7 @@ impl Trough {
         }
         command.args(["up", "--dir"]).arg(self.dir()).stdin(Stdio::null());
         command.args(["--read-port", &self.read_port.to_string()]);
+        command.args(["--write-port", &self.write_port.to_string()]);
         command.args(["--manager-port", &self.manager_port.to_string()]);
         if let Some(store) = &self.store {
             command.args(["--store", store]);
@@ -172,6 +175,11 @@ impl Trough {
     /// The reader's port.
     pub fn read_port(&self) -> u16 {
         self.read_port
+    }
+
+    /// The writer's port.
+    pub fn write_port(&self) -> u16 {
+        self.write_port
     }
 
     /// The port of the synchronizer's pages.
