@@ -34,6 +34,7 @@ pub use limits::{
     VALUE_BYTES_MAX, WATCH_WAIT_MAX,
 };
 pub use session::{InvalidSession, SessionId, SessionInfo, SessionOptions};
+pub(crate) use watcher::follow;
 pub use watcher::{Watcher, notify_changes};
 
 /// A key with its value.

@@ -11,6 +11,7 @@ pub mod membership;
 pub mod metrics;
 pub mod node;
 pub mod nodes_view;
+pub mod owners_view;
 pub mod planner;
 pub mod pool;
 pub mod pool_view;

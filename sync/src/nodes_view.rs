@@ -11,15 +11,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::kv::{Kv, KvError, Watched, Watcher};
+use crate::kv::{self, Kv, KvError, Watched};
 use crate::node::{Member, NODES_KEY, NodeName, members_of};
 
 /// How long a look waits for a change. A registry that came back empty is noticed after it.
 const WAIT: Duration = Duration::from_secs(10);
 /// The least pause between two looks: each node's document changes with all that it holds, and each look brings all.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The pause after a look that failed.
-const FAILED_PAUSE: Duration = Duration::from_secs(1);
 /// The most nodes that are remembered though the registry does not name them any more.
 const FORMER_MAX: usize = 10_000;
 
@@ -63,20 +61,12 @@ impl NodesView {
 
     /// Follows the nodes in `kv` for ever. Drop it to stop.
     pub async fn follow(&self, kv: &dyn Kv) -> Result<(), KvError> {
-        let mut watcher = Watcher::new(Watched::Below(crate::kv::key(NODES_KEY)?), WAIT);
-        loop {
-            match watcher.next(kv).await {
-                Ok(seen) => {
-                    self.heard(members_of(seen.entries)?);
-                    tokio::time::sleep(PAUSE).await;
-                }
-                // the pool table is read from the same registry, and that says what is wrong with it
-                Err(error) => {
-                    tracing::debug!(%error, "the nodes cannot be read; what they said last holds");
-                    tokio::time::sleep(FAILED_PAUSE).await;
-                }
-            }
-        }
+        let nodes = Watched::Below(kv::key(NODES_KEY)?);
+        kv::follow(kv, nodes, WAIT, PAUSE, |seen| {
+            self.heard(members_of(seen.entries)?);
+            Ok(())
+        })
+        .await
     }
 
     /// Takes what the registry says of all nodes.

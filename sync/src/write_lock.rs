@@ -43,6 +43,9 @@ pub use error::WriteLockError;
 pub use held::WriteLock;
 
 use claimant::{Purpose, Verdict};
+#[cfg(test)]
+pub(crate) use document::tests::ownership;
+pub(crate) use document::understand;
 use sessions::Sessions;
 
 /// Below it is one key for each lock.

@@ -39,8 +39,33 @@ impl Watcher {
 
 /// How long [`notify_changes`] waits for a change before it asks again.
 const WAIT: Duration = Duration::from_secs(60);
-/// Its pause after a call that failed.
+/// The pause after a call that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Hands all that there is of `what` to `heard`, for ever: when it changed, and when `wait` is over without that; with at
+/// least `pause` between two of them. A look that fails says nothing. Returns only what `heard` fails with.
+pub(crate) async fn follow(
+    kv: &dyn Kv,
+    what: Watched,
+    wait: Duration,
+    pause: Duration,
+    mut heard: impl FnMut(Snapshot) -> Result<(), KvError>,
+) -> Result<(), KvError> {
+    let mut watcher = Watcher::new(what, wait);
+    loop {
+        match watcher.next(kv).await {
+            Ok(seen) => {
+                heard(seen)?;
+                tokio::time::sleep(pause).await;
+            }
+            // whoever reads the pool from the same registry says what is wrong with it
+            Err(error) => {
+                tracing::debug!(%error, "keys cannot be read; what was read last holds");
+                tokio::time::sleep(FAILED_PAUSE).await;
+            }
+        }
+    }
+}
 
 /// Notifies `changed` whenever `what` becomes another than it was, for ever. Not of what is there at first.
 pub async fn notify_changes(kv: Arc<dyn Kv>, what: Watched, changed: Arc<Notify>) {

@@ -108,7 +108,7 @@ pub(super) fn holding(holder: &str) -> Bytes {
 }
 
 /// Who owned what `value` lay at, if it says so; or why it may not be taken over.
-pub(super) fn understand(value: &[u8]) -> Result<Option<Ownership>, String> {
+pub(crate) fn understand(value: &[u8]) -> Result<Option<Ownership>, String> {
     if value.is_empty() {
         return Err("it is empty".to_owned());
     }

@@ -27,6 +27,7 @@ mod orders;
 mod owning;
 mod processes;
 mod support;
+mod watching;
 
 use one_server::OneServer;
 use places::File;
@@ -55,6 +56,9 @@ contract!(
     documents:
         who_asks_for_a_lock_that_is_held_is_told_by_whom,
         what_is_not_understood_is_left_as_it_is;
+    watching:
+        readers_hear_who_owns_what_and_what_is_at_stake,
+        s9_what_was_heard_last_holds_while_the_registry_is_away;
 );
 
 // these do harm to the whole store: each has one of its own
@@ -68,6 +72,16 @@ async fn s4_a_file_that_comes_back_empty_or_garbled_gives_higher_epochs() {
 async fn s4_a_consul_that_comes_back_empty_or_garbled_gives_higher_epochs() {
     losing::s4_a_registry_that_comes_back_empty_or_garbled_gives_higher_epochs(&OneServer::own())
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s9_a_file_that_comes_back_empty_takes_no_owner_away() {
+    watching::s9_a_registry_that_comes_back_empty_takes_no_owner_away(&File::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s9_a_consul_that_comes_back_empty_takes_no_owner_away() {
+    watching::s9_a_registry_that_comes_back_empty_takes_no_owner_away(&OneServer::own()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
