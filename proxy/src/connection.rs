@@ -1,15 +1,17 @@
 //! One hardened SQLite connection to one segment file (S7, S8).
 //!
-//! Invariants: the file is opened with the flag READONLY and `immutable=1` (never read-write with
-//! `mode=ro`, which ATTACH gets around); every limit stands before the first statement is prepared; the
-//! allow-list of [`crate::admission`] is in force for the connection's life; exactly one statement runs.
+//! Invariants: the file is opened with the flag READONLY (never read-write with `mode=ro`, which ATTACH gets around), a
+//! copy with `immutable=1` as well; every limit stands before the first statement is prepared; the allow-list of
+//! [`crate::admission`] is in force for the connection's life; exactly one statement runs.
 //!
-//! `immutable=1` is honest here: an inode of the mount is one content for ever.
+//! `immutable=1` is honest here: an inode of the mount is one content for ever. A file that is being written is read
+//! through its write-ahead log, each statement in a read transaction of its own.
 
 use std::ffi::c_int;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
@@ -29,6 +31,8 @@ use statement::Statement;
 const STATEMENTS_MAX: usize = 8;
 /// Pages that an idle connection may keep in memory, in bytes; the kernel keeps them too.
 const IDLE_CACHE_BYTES_MAX: c_int = 256 << 10;
+/// How long a query waits for a lock of a file that is being written: it is held while a log is recovered or emptied.
+const WRITABLE_LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Longer statements are not kept: they hardly come twice.
 const CACHED_SQL_BYTES_MAX: usize = 4096;
 
@@ -145,7 +149,22 @@ impl SegmentConnection {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_URI
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
-        let mut connection = Connection::open_with_flags(uri(path), flags)?;
+        Self::guarded(Connection::open_with_flags(uri(path), flags)?, settings)
+    }
+
+    /// Opens `path`, which a writer of this machine writes: through its log, and never by a memory map, for it changes.
+    pub fn open_writable(path: &Path, settings: &SqliteSettings) -> Result<Self, SqliteError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(WRITABLE_LOCK_WAIT)?;
+        // the log is the writer's, also when this one is the last to close
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        Self::guarded(connection, &SqliteSettings { mmap_bytes: 0, ..*settings })
+    }
+
+    fn guarded(mut connection: Connection, settings: &SqliteSettings) -> Result<Self, SqliteError> {
         harden(&connection, settings)?;
         linear::install(&connection)?;
         functions::install(&connection)?;

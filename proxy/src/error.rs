@@ -7,6 +7,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use fsd::segment::SegmentId;
+use sync::node::NodeName;
 
 use crate::body::BodyError;
 
@@ -26,7 +27,9 @@ pub enum QueryError {
     #[error("segment {0} is not in the pool; publish it with `trough put`, or check its name")]
     NotInPool(SegmentId),
     /// The query's time is used up.
-    #[error("the query did not end within {limit_ms} ms; narrow it, or raise `query_ms`")]
+    #[error(
+        "the query did not end within {limit_ms} ms; narrow it, or raise `query_ms` (and `writable_read_ms`, if the segment is being written)"
+    )]
     TimeLimit {
         /// The limit.
         limit_ms: u64,
@@ -132,6 +135,26 @@ pub enum QueryError {
         /// What SQLite said.
         reason: String,
     },
+    /// The node that writes it has what nobody else has, and cannot be asked.
+    #[error(
+        "segment {id} is being written by node {node}, and only that node has all of it; it cannot answer now: {reason}; try again"
+    )]
+    OwnerAway {
+        /// Which.
+        id: SegmentId,
+        /// Which node has them.
+        node: NodeName,
+        /// What came of asking it.
+        reason: String,
+    },
+    /// The pool does not have it, and nobody knows whether it is being written.
+    #[error(
+        "segment {0} is not in the pool, and the registry was not read yet, so nobody can say whether it is being written; try again"
+    )]
+    OwnersUnknown(SegmentId),
+    /// The writer's lease ended before its answer began. Another way is tried then: nobody reads this.
+    #[error("the segment may not be read from the file that it is written in any more")]
+    LentNoMore,
     /// Its client is gone: nobody reads this.
     #[error("the client is gone")]
     Cancelled,
@@ -162,6 +185,9 @@ impl QueryError {
             | Self::MountAway { .. }
             | Self::Registry(_)
             | Self::Storage { .. }
+            | Self::OwnerAway { .. }
+            | Self::OwnersUnknown(_)
+            | Self::LentNoMore
             | Self::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
             Self::Damaged { .. } | Self::Lost => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -178,6 +204,9 @@ impl QueryError {
             Self::Busy { .. }
             | Self::MountAway { .. }
             | Self::NoAnswer { .. }
+            | Self::OwnerAway { .. }
+            | Self::OwnersUnknown(_)
+            | Self::LentNoMore
             | Self::Storage { .. } => Some(1),
             Self::Registry(_) | Self::Cancelled => Some(5),
             // the synchronizer's next look at the pool

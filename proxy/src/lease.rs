@@ -72,14 +72,28 @@ impl LeaseFile {
     }
 }
 
-/// Asks the file.
+/// Asks the file. Cloning is cheap.
 #[derive(Clone)]
 pub struct Leases {
-    directory: PathBuf,
+    directory: Arc<Path>,
     since_boot: SinceBoot,
     /// Of which file, and what it says; read again when another was put in its place.
     read: Arc<Mutex<Option<(Which, Leased)>>>,
-    boot: Option<String>,
+    boot: Option<Arc<str>>,
+}
+
+/// One of them: asked when an answer from the file begins, and when its first byte is about to leave.
+#[derive(Debug, Clone)]
+pub struct Lent {
+    leases: Leases,
+    id: SegmentId,
+}
+
+impl Lent {
+    /// The file, if it may be read now. Blocks for as long as a stat takes.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.leases.path(&self.id)
+    }
 }
 
 impl std::fmt::Debug for Leases {
@@ -104,7 +118,13 @@ impl Which {
 impl Leases {
     /// Those of the writer in `directory`, which need not be there.
     pub fn new(directory: PathBuf, since_boot: SinceBoot) -> Self {
-        Self { directory, since_boot, read: Arc::default(), boot: boot().ok() }
+        let boot = boot().ok().map(Arc::from);
+        Self { directory: directory.into(), since_boot, read: Arc::default(), boot }
+    }
+
+    /// That of `id`, to be asked later.
+    pub fn lent(&self, id: SegmentId) -> Lent {
+        Lent { leases: self.clone(), id }
     }
 
     /// The file of `id`, if it may be read now. Blocks for as long as a stat takes.
@@ -118,7 +138,7 @@ impl Leases {
         }
         let (_, leased) = read.as_ref()?;
         let holds = leased.format == FORMAT
-            && Some(&leased.boot) == self.boot.as_ref()
+            && Some(&*leased.boot) == self.boot.as_deref()
             && (self.since_boot)() < Duration::from_millis(leased.until_ms);
         (holds && leased.segments.contains(id)).then(|| self.directory.join(id.file_name()))
     }

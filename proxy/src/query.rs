@@ -20,7 +20,7 @@ use crate::connection::temp::TempBudget;
 use crate::connection::{PrepareError, SegmentConnection, SqliteError};
 use crate::error::QueryError;
 use crate::metrics::{BYTES, IN_FLIGHT, QUERIES, ROWS, STOPPED};
-use crate::pool::{Pool, TakeError, Taken};
+use crate::pool::{Pool, Source, TakeError, Taken};
 use crate::rows::json::JsonRows;
 use crate::rows::{HeadSender, Sink, Unanswered};
 
@@ -36,6 +36,8 @@ const OPS_BETWEEN_CHECKS: c_int = 1000;
 pub struct Job {
     /// Which segment.
     pub id: SegmentId,
+    /// Which file of it.
+    pub source: Source,
     /// The statement.
     pub sql: Arc<str>,
     /// When to stop.
@@ -67,7 +69,7 @@ pub fn run(job: &Job, pool: &Pool, head: HeadSender) {
         // nobody there to hear it is as good
         Err(unanswered) => return drop(head.send(Err(unanswered))),
     };
-    let mut sink = Sink::new(head, taken.digest, Arc::clone(&job.control));
+    let mut sink = Sink::new(head, taken.shown.clone(), Arc::clone(&job.control));
     let failure = match answer(job, &mut taken.connection, &mut sink) {
         Ok(rows) => {
             // the next query need not wait for this one's client
@@ -75,12 +77,20 @@ pub fn run(job: &Job, pool: &Pool, head: HeadSender) {
             counter!(ROWS).increment(rows);
             match sink.finish() {
                 Ok(sent_bytes) => counter!(BYTES).increment(sent_bytes),
+                Err(_) if sink.nothing_sent() => drop(sink.fail(Unanswered::NotHere)),
                 Err(error) => broken_off(job, &error),
             }
             return;
         }
         Err(failure) => failure,
     };
+    // what failed may have failed for that: the file is gone, or another's
+    let lent_no_more = matches!(failure, Failure::Stopped(QueryError::LentNoMore));
+    if sink.nothing_sent() && (lent_no_more || !taken.shown.holds()) {
+        pool.close_failed(taken);
+        sink.fail(Unanswered::NotHere);
+        return;
+    }
     let refused = taken.connection.refused();
     match failure.is_of_the_file() {
         true => pool.close_failed(taken),
@@ -88,7 +98,8 @@ pub fn run(job: &Job, pool: &Pool, head: HeadSender) {
     }
     let try_again = match &failure {
         Failure::Sqlite(error) | Failure::Prepare(PrepareError::Sqlite(error)) => {
-            is_transient(error.primary()) && sink.nothing_sent()
+            // a file of this machine is not waited for
+            job.source == Source::Copy && is_transient(error.primary()) && sink.nothing_sent()
         }
         Failure::Stopped(_) | Failure::Prepare(_) => false,
     };
@@ -113,15 +124,18 @@ fn take(job: &Job, pool: &Pool) -> Result<Taken, Unanswered> {
         count_stop(&error);
         return Err(Unanswered::Failed(error));
     }
-    match pool.take(&job.id) {
+    match pool.take(&job.id, job.source) {
         Ok(Some(taken)) => Ok(taken),
         Ok(None) => Err(Unanswered::NotHere),
         Err(TakeError::Open(error)) if !is_transient(error.primary()) => {
             Err(Unanswered::Failed(Failure::Sqlite(error).explain(job, None)))
         }
-        Err(error @ (TakeError::View(_) | TakeError::Open(_) | TakeError::Changing)) => {
-            Err(Unanswered::MountAway(error.to_string()))
-        }
+        Err(
+            error @ (TakeError::View(_)
+            | TakeError::File { .. }
+            | TakeError::Open(_)
+            | TakeError::Changing),
+        ) => Err(Unanswered::MountAway(error.to_string())),
     }
 }
 
@@ -173,9 +187,27 @@ impl Failure {
         };
         is_transient(code)
             || matches!(code, ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB | ffi::SQLITE_NOMEM)
+            || self.is_of_the_log()
+    }
+
+    /// Whether the locks or the index of a log are not to be had, which has nothing to do with the statement.
+    fn is_of_the_log(&self) -> bool {
+        match self {
+            Self::Prepare(PrepareError::Sqlite(error)) | Self::Sqlite(error) => {
+                matches!(error.primary(), ffi::SQLITE_BUSY | ffi::SQLITE_PROTOCOL)
+                    || matches!(
+                        error.code,
+                        ffi::SQLITE_READONLY_RECOVERY
+                            | ffi::SQLITE_READONLY_CANTLOCK
+                            | ffi::SQLITE_READONLY_CANTINIT
+                    )
+            }
+            Self::Stopped(_) | Self::Prepare(_) => false,
+        }
     }
 
     fn explain(self, job: &Job, refused: Option<String>) -> QueryError {
+        let of_the_log = self.is_of_the_log();
         let error = match self {
             Self::Stopped(error) => return error,
             Self::Prepare(PrepareError::Sqlite(error)) | Self::Sqlite(error) => error,
@@ -192,6 +224,7 @@ impl Failure {
         let id = job.id.clone();
         let reason = error.message.clone();
         match error.primary() {
+            _ if of_the_log => QueryError::Storage { id, reason },
             ffi::SQLITE_AUTH => {
                 let what = refused.unwrap_or(reason);
                 QueryError::Refused(PrepareError::Refused(what).to_string())
@@ -246,7 +279,7 @@ fn answer(job: &Job, connection: &mut SegmentConnection, sink: &mut Sink) -> Res
 }
 
 fn step(statement: &mut Statement, sink: &mut Sink) -> Result<u64, Failure> {
-    let mut rows = JsonRows::new(statement);
+    let mut rows = JsonRows::default();
     while let Some(row) = statement.step().map_err(Failure::Sqlite)? {
         rows.row(sink.buffer(), &row)?;
         sink.row_done()?;

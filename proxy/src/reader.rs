@@ -19,26 +19,34 @@ use axum::routing::{get, post};
 use fsd::view::MountView;
 use metrics::{counter, histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
+use sync::owners_view::OwnersView;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Catalogue;
+use crate::error::QueryError;
 use crate::health::Health;
 use crate::host::OwnNames;
+use crate::lease::Leases;
 use crate::metrics::{DURATION, QUERIES};
 use crate::mount::Mount;
-use crate::pool::Pool;
+use crate::pool::{Pool, Source, Sources};
 use crate::route::{LOAD_HEADER, Route};
 
 mod journey;
+mod owned;
 mod request;
 pub mod settings;
 
+pub use owned::{VIEW_AGE_HEADER, WRITABLE_HEADER};
 pub use settings::ReaderSettings;
 
 /// Descriptors left to the rest of the process.
 const DESCRIPTORS_SPARE: u64 = 128;
+/// How often it is looked for segments that are not written here any more: what is open of them stays on the disk.
+const WRITABLE_SWEEP: Duration = Duration::from_millis(500);
 
 /// The version that answers: its BLAKE3 digest.
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("trough-version");
@@ -52,6 +60,10 @@ pub struct Elsewhere {
     pub catalogue: Arc<dyn Catalogue>,
     /// To the readers of other nodes, in a cluster.
     pub route: Option<Route>,
+    /// Who writes which segments, which somebody keeps up to date; without it the copies are all that there is.
+    pub owners: Option<Arc<OwnersView>>,
+    /// What the writer of this node lets be read; `None` where there is none.
+    pub leases: Option<Leases>,
 }
 
 /// Serves queries from `view` until `shutdown`.
@@ -80,16 +92,21 @@ pub async fn serve(
     crate::connection::limit_heap(settings.sqlite_heap_bytes_max);
     let sweep_every = Duration::from_millis(settings.sweep_ms.max(1));
     let app = Arc::new(App::new(settings, mount, elsewhere, metrics));
-    let sweeper = tokio::spawn(sweep(Arc::clone(&app), sweep_every, shutdown.clone()));
+    // a sweep that hangs on the mount is not waited for: dropping the set ends it
+    let mut sweepers = JoinSet::new();
+    sweepers.spawn(sweep(Arc::clone(&app.pool), Source::Copy, sweep_every));
+    if app.leases.is_some() {
+        sweepers.spawn(sweep(Arc::clone(&app.pool), Source::Writable, WRITABLE_SWEEP));
+    }
     crate::http::serve(listener, router(app), http, shutdown).await;
-    // a sweep that hangs on the mount is not waited for
-    sweeper.abort();
 }
 
-async fn sweep(app: Arc<App>, every: Duration, shutdown: CancellationToken) {
-    while shutdown.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-        let app = Arc::clone(&app);
-        drop(tokio::task::spawn_blocking(move || app.pool.sweep()).await);
+/// For ever.
+async fn sweep(pool: Arc<Pool>, source: Source, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let pool = Arc::clone(&pool);
+        drop(tokio::task::spawn_blocking(move || pool.sweep(source)).await);
     }
 }
 
@@ -124,15 +141,7 @@ async fn only_known_hosts(State(app): State<Arc<App>>, request: Request, next: N
 }
 
 async fn post_query(State(app): State<Arc<App>>, request: Request) -> Response {
-    let mut visit = Visit::begin();
-    match app.answer(&visit, request).await {
-        Ok(answer) => answer.into_response(visit),
-        Err(error) => {
-            let response = error.into_response();
-            visit.answered(response.status().as_str());
-            response
-        }
-    }
+    app.answer(Visit::begin(), request).await
 }
 
 /// One request, for the metrics.
@@ -151,6 +160,12 @@ impl Visit {
         self.answered = true;
         counter!(QUERIES, "status" => status.to_owned()).increment(1);
     }
+
+    fn refused(mut self, error: QueryError) -> Response {
+        let response = error.into_response();
+        self.answered(response.status().as_str());
+        response
+    }
 }
 
 impl Drop for Visit {
@@ -167,6 +182,8 @@ struct App {
     names: OwnNames,
     catalogue: Arc<dyn Catalogue>,
     route: Option<Route>,
+    owners: Option<Arc<OwnersView>>,
+    leases: Option<Leases>,
     pool: Arc<Pool>,
     health: Health,
     metrics: PrometheusHandle,
@@ -181,17 +198,19 @@ impl App {
         elsewhere: Elsewhere,
         metrics: PrometheusHandle,
     ) -> Self {
+        let Elsewhere { catalogue, route, owners, leases } = elsewhere;
+        let (mounted, sqlite) = (Arc::clone(&mount), settings.sqlite);
         let pool = Pool::new(
-            Arc::clone(&mount),
-            settings.sqlite,
+            Sources { mount: mounted, leases: leases.clone(), sqlite },
             connections_that_fit(&settings),
             settings.connections_per_segment_max,
         );
-        let Elsewhere { catalogue, route } = elsewhere;
         Self {
             names: OwnNames::new(&settings.host_names),
             catalogue: Arc::clone(&catalogue),
             route,
+            owners,
+            leases,
             pool: Arc::new(pool),
             health: Health::new(mount, catalogue),
             metrics,

@@ -4,6 +4,7 @@
 //!   order     who is asked first: those that answer, by load, from a short list that is the same for each segment
 //!   peer      what is known of a reader: probed while it is used, and how much it has to do
 //!   exchange  one question to one reader
+//!   owner     who writes the segment, and only that one
 //! ```
 //!
 //! Invariants: a question that came from another reader goes no further; nothing of an answer is passed on before it
@@ -36,11 +37,15 @@ use crate::metrics::FORWARDS;
 
 mod exchange;
 mod order;
+mod owner;
 mod peer;
 
-pub use exchange::{DEADLINE_HEADER, FORWARDED_HEADER, HELD_BACK_BYTES, There};
+pub use exchange::{
+    DEADLINE_HEADER, FORWARDED_HEADER, HELD_BACK_BYTES, OF_OWNER, ONLY_HEADER, There,
+};
 use exchange::{Miss, exchange};
 use order::Candidate;
+pub use owner::OwnerMiss;
 pub use peer::LOAD_HEADER;
 use peer::{Peer, Peers};
 
@@ -74,9 +79,20 @@ impl Default for ForwardSettings {
     }
 }
 
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// One who has a copy.
+    Holder,
+    /// Who writes the segment: its copy, if it has one, is not what is asked for.
+    Owner,
+}
+
 /// A query, as another reader is asked it.
 #[derive(Debug, Clone)]
 pub struct Question {
+    /// Of whom it is.
+    pub whom: Whom,
     /// Which segment.
     pub id: SegmentId,
     /// The statement.
@@ -136,10 +152,7 @@ impl Route {
         question: &Question,
         catalogue: &dyn Catalogue,
     ) -> Result<(There, OwnedSemaphorePermit), Unreached> {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            let running = self.settings.queries_max;
-            return Err(Unreached::Failed(QueryError::Busy { running, queued: 0 }));
-        };
+        let place = self.place().map_err(Unreached::Failed)?;
         let mut last = Miss::Nobody;
         let mut pause = ROUND_PAUSE;
         for round in 0..ROUNDS {

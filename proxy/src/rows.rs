@@ -10,11 +10,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fsd::segment::Digest;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::QueryError;
+use crate::pool::Shown;
 use crate::query::control::Control;
 
 pub mod json;
@@ -31,8 +31,8 @@ const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// The beginning of an answer, sent when its status is certain.
 #[derive(Debug)]
 pub struct Head {
-    /// Which version of the segment answers.
-    pub digest: Digest,
+    /// What of the segment answers.
+    pub shown: Shown,
     /// The first piece.
     pub first: Bytes,
     /// The rest; `None` when the first piece is all.
@@ -53,7 +53,8 @@ pub enum Part {
 pub enum Unanswered {
     /// It never will have one.
     Failed(QueryError),
-    /// A live mount has no such segment: only the pool table can say what that means.
+    /// A live mount has no such segment: only the pool table can say what that means. Of a file that is being written: it
+    /// may not be read here any more.
     NotHere,
     /// The mount is away, or failed before anything was sent: worth another try when it is back.
     MountAway(String),
@@ -69,20 +70,20 @@ pub struct Sink {
     written_at: Option<Instant>,
     head: Option<HeadSender>,
     rest: Option<mpsc::Sender<Part>>,
-    digest: Digest,
+    shown: Shown,
     control: Arc<Control>,
     sent_bytes: u64,
 }
 
 impl Sink {
     /// A sink whose first word goes to `head`.
-    pub fn new(head: HeadSender, digest: Digest, control: Arc<Control>) -> Self {
+    pub fn new(head: HeadSender, shown: Shown, control: Arc<Control>) -> Self {
         Self {
             buffer: Vec::new(),
             written_at: None,
             head: Some(head),
             rest: None,
-            digest,
+            shown,
             control,
             sent_bytes: 0,
         }
@@ -109,12 +110,12 @@ impl Sink {
         }
     }
 
-    /// Ends the answer well. Bytes sent, all in all.
-    pub fn finish(mut self) -> Result<u64, QueryError> {
+    /// Ends the answer well. Bytes sent, all in all. An error leaves it to be failed or broken off.
+    pub fn finish(&mut self) -> Result<u64, QueryError> {
         let total_bytes = self.sent_bytes + self.buffer.len() as u64;
-        if let Some(head) = self.head.take() {
+        if let Some((head, shown)) = self.begin()? {
             let first = std::mem::take(&mut self.buffer).into();
-            let whole = Head { digest: self.digest, first, rest: None };
+            let whole = Head { shown, first, rest: None };
             // nobody listens any more: the client is gone, and so is the reason to say anything
             return head.send(Ok(whole)).map(|()| total_bytes).map_err(|_| QueryError::Cancelled);
         }
@@ -142,16 +143,25 @@ impl Sink {
         self.head.is_some()
     }
 
+    /// What begins the answer, the first time.
+    fn begin(&mut self) -> Result<Option<(HeadSender, Shown)>, QueryError> {
+        if self.nothing_sent() && !self.shown.holds() {
+            return Err(QueryError::LentNoMore);
+        }
+        Ok(self.head.take().map(|head| (head, self.shown.clone())))
+    }
+
     fn flush(&mut self) -> Result<(), QueryError> {
+        let begin = self.begin()?;
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES + 4096));
         self.written_at = None;
         self.sent_bytes += full.len() as u64;
         let piece = Bytes::from(full);
-        match self.head.take() {
-            Some(head) => {
+        match begin {
+            Some((head, shown)) => {
                 let (sender, rest) = mpsc::channel(CHUNKS_WAITING);
                 self.rest = Some(sender);
-                let begun = Head { digest: self.digest, first: piece, rest: Some(rest) };
+                let begun = Head { shown, first: piece, rest: Some(rest) };
                 head.send(Ok(begun)).map_err(|_| QueryError::Cancelled)
             }
             None => self.send(Part::Piece(piece)),

@@ -20,7 +20,7 @@ pub fn elsewhere(config: &Config) -> anyhow::Result<(Elsewhere, JoinSet<()>)> {
     let mut following = JoinSet::new();
     if config.registry.kind == RegistryKind::File {
         let catalogue = Arc::new(OneMachine::new(registry(config)?));
-        return Ok((Elsewhere { catalogue, route: None }, following));
+        return Ok((Elsewhere { catalogue, route: None, owners: None, leases: None }, following));
     }
     let (kv, own) = (cluster::kv(config)?, cluster::name(config)?);
     let (pool, nodes) = (Arc::<PoolView>::default(), Arc::<NodesView>::default());
@@ -30,7 +30,7 @@ pub fn elsewhere(config: &Config) -> anyhow::Result<(Elsewhere, JoinSet<()>)> {
     following.spawn(async move { ended(follows_nodes.follow(&*kv).await) });
     let catalogue = Arc::new(Cluster::new(pool, nodes.clone()));
     let route = Some(Route::new(own, nodes, config.read.forward));
-    Ok((Elsewhere { catalogue, route }, following))
+    Ok((Elsewhere { catalogue, route, owners: None, leases: None }, following))
 }
 
 /// Following ends only when it could not begin: a key that is none, which is a defect.

@@ -18,7 +18,6 @@ use super::SqliteError;
 #[derive(Debug)]
 pub(crate) struct Statement {
     raw: NonNull<ffi::sqlite3_stmt>,
-    columns: c_int,
 }
 
 impl Statement {
@@ -47,12 +46,7 @@ impl Statement {
             return Err(last_error(database, code));
         }
         let used = (tail as usize).saturating_sub(sql.as_ptr() as usize).min(sql.len());
-        let statement = NonNull::new(raw).map(|raw| {
-            // SAFETY: just prepared
-            let columns = unsafe { ffi::sqlite3_column_count(raw.as_ptr()) };
-            Self { raw, columns }
-        });
-        Ok((statement, used))
+        Ok((NonNull::new(raw).map(|raw| Self { raw }), used))
     }
 
     /// Whether SQLite says that it does not write. True for ATTACH and PRAGMA as well: not a barrier alone.
@@ -120,9 +114,11 @@ impl Statement {
         }
     }
 
-    /// How many columns a row has.
+    /// How many columns a row has. It may change until the first row is there: with the schema of a file that is being
+    /// written.
     pub fn columns(&self) -> usize {
-        usize::try_from(self.columns).unwrap_or(0)
+        // SAFETY: the statement is alive
+        usize::try_from(unsafe { ffi::sqlite3_column_count(self.raw.as_ptr()) }).unwrap_or(0)
     }
 
     /// The name of column `index`.
@@ -171,6 +167,11 @@ impl Drop for Statement {
 pub(crate) struct Row<'a>(&'a Statement);
 
 impl Row<'_> {
+    /// Which it is a row of.
+    pub fn statement(&self) -> &Statement {
+        self.0
+    }
+
     /// The value of column `index`.
     pub fn value(&self, index: usize) -> ValueRef<'_> {
         let index = c_int::try_from(index).unwrap_or(c_int::MAX);

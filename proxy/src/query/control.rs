@@ -25,7 +25,8 @@ pub struct Limits {
 /// One request's stop switch.
 #[derive(Debug)]
 pub struct Control {
-    cancelled: AtomicBool,
+    cancelled: Arc<AtomicBool>,
+    started: Instant,
     deadline: Instant,
     limits: Limits,
 }
@@ -34,7 +35,14 @@ impl Control {
     /// For a request that began at `started`.
     pub fn new(started: Instant, limits: Limits) -> Self {
         let deadline = started + Duration::from_millis(limits.query_ms);
-        Self { cancelled: AtomicBool::new(false), deadline, limits }
+        Self { cancelled: Arc::default(), started, deadline, limits }
+    }
+
+    /// The same, with `query_ms` at most; what stops one stops the other.
+    pub fn within(&self, query_ms: u64) -> Self {
+        let limits = Limits { query_ms: query_ms.min(self.limits.query_ms), ..self.limits };
+        let cancelled = Arc::clone(&self.cancelled);
+        Self { cancelled, ..Self::new(self.started, limits) }
     }
 
     /// The limits.

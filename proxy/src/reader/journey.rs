@@ -1,10 +1,10 @@
 //! One query's way to its answer: here, or where its segment is.
 //!
-//! Invariants: what the mount has is answered here; what it has not, what it fails to give, and what a mount that hangs
+//! Invariants: what is being written is answered for by who writes it ([`super::owned`]); what the mount has is answered here; what it has not, what it fails to give, and what a mount that hangs
 //! does not give, is asked of the others that have it (S6); a query that another reader passed on is answered here or
 //! not at all; a client's leaving ends its query wherever it is, also while it waits (S8).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -19,13 +19,17 @@ use sync::node::NodeName;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::request::Target;
-use super::{App, SEGMENT_HEADER, VERSION_HEADER, Visit};
+use super::{App, SEGMENT_HEADER, VERSION_HEADER, VIEW_AGE_HEADER, Visit, WRITABLE_HEADER};
 use crate::catalogue;
 use crate::error::QueryError;
 use crate::metrics::{ADMITTED, MOUNT_WAITS};
+use crate::pool::{Shown, Source};
 use crate::query::control::{CancelGuard, Control};
 use crate::query::{self, Job};
-use crate::route::{DEADLINE_HEADER, FORWARDED_HEADER, Question, Route, There, Unreached};
+use crate::route::{
+    DEADLINE_HEADER, FORWARDED_HEADER, OF_OWNER, ONLY_HEADER, Question, Route, There, Unreached,
+    Whom,
+};
 use crate::rows::{AnswerBody, Head, Unanswered};
 
 /// Between two tries at a missing mount.
@@ -36,25 +40,16 @@ const THREAD_GRACE: Duration = Duration::from_secs(2);
 /// What is passed on of a caller's headers.
 const PASSED_ON: [HeaderName; 3] = [AUTHORIZATION, ACCEPT, CONTENT_TYPE];
 
-/// An answer that has begun well.
-#[derive(Debug)]
-pub(super) enum Answer {
-    /// From this machine's mount.
-    Here { head: Head, id: SegmentId, held: Held },
-    /// From another's.
-    There { there: There, place: Option<OwnedSemaphorePermit> },
-}
-
 /// What a request holds until the last byte of its answer is gone.
 #[derive(Debug)]
-pub(super) struct Held {
+struct Held {
     _cancel: CancelGuard,
     _admitted: Admitted,
 }
 
 /// A place among the queries that run or wait.
 #[derive(Debug)]
-struct Admitted(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub(super) struct Admitted(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl Drop for Admitted {
     fn drop(&mut self) {
@@ -62,80 +57,102 @@ impl Drop for Admitted {
     }
 }
 
-impl Answer {
-    /// With its status and headers; `visit` ends with its last byte.
-    pub(super) fn into_response(self, mut visit: Visit) -> Response {
-        let (head, id, held) = match self {
-            Self::There { there, place } => {
-                visit.answered(there.status().as_str());
-                return there.into_response((place, visit));
-            }
-            Self::Here { head, id, held } => (head, id, held),
-        };
-        visit.answered("200");
-        let body = Body::new(AnswerBody::new(head.first, head.rest, (held, visit)));
-        let mut response = Response::new(body);
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // hexadecimal digits and segment ids are always header values
-        for (name, value) in
-            [(VERSION_HEADER, head.digest.to_hex()), (SEGMENT_HEADER, id.as_str().to_owned())]
-        {
-            if let Ok(value) = HeaderValue::try_from(value) {
-                headers.insert(name, value);
-            }
-        }
-        response
-    }
-}
-
 /// Who answers, and what is held until the answer's last byte.
-enum Begun {
+pub(super) enum Begun {
     Here(Head, Admitted),
     There(There, Option<OwnedSemaphorePermit>),
 }
 
+/// Where a question comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Client,
+    /// From a reader that takes any copy.
+    Reader,
+    /// From a reader that asks who writes the segment.
+    Asker,
+}
+
 /// A query on its way.
-struct Asked {
-    target: Target,
-    job: Arc<Job>,
-    /// Another reader passed it on.
-    forwarded: bool,
+pub(super) struct Asked {
+    pub(super) target: Target,
+    pub(super) job: Arc<Job>,
+    pub(super) origin: Origin,
     /// The caller's headers.
     headers: HeaderMap,
+    /// Told with the answer: how long ago it was heard that any copy will do.
+    pub(super) view_age: OnceLock<HeaderValue>,
+}
+
+impl Asked {
+    /// For another reader.
+    pub(super) fn question(&self, whom: Whom) -> Question {
+        let job = &self.job;
+        let passed = PASSED_ON.into_iter().filter_map(|name| {
+            let value = self.headers.get(&name)?.clone();
+            Some((name, value))
+        });
+        Question {
+            whom,
+            id: job.id.clone(),
+            sql: Bytes::copy_from_slice(job.sql.as_bytes()),
+            headers: passed.collect(),
+            deadline: job.control.deadline().into(),
+            stall: Duration::from_millis(job.control.limits().stall_ms),
+        }
+    }
 }
 
 impl App {
-    pub(super) async fn answer(
-        &self,
-        visit: &Visit,
-        request: Request,
-    ) -> Result<Answer, QueryError> {
+    /// The answer to `request`; `visit` ends with its last byte.
+    pub(super) async fn answer(&self, visit: Visit, request: Request) -> Response {
+        let asked = match self.asked(&visit, request).await {
+            Ok(asked) => asked,
+            Err(error) => return visit.refused(error),
+        };
+        let cancel = CancelGuard::new(Arc::clone(&asked.job.control));
+        let mut response = match self.find(&asked).await {
+            Ok(begun) => begun.into_response(visit, cancel, &asked.target.id),
+            Err(error) => visit.refused(error),
+        };
+        if let Some(age) = asked.view_age.into_inner() {
+            response.headers_mut().insert(VIEW_AGE_HEADER, age);
+        }
+        response
+    }
+
+    async fn asked(&self, visit: &Visit, request: Request) -> Result<Asked, QueryError> {
         let (parts, body) = request.into_parts();
         let target = self.target(&parts).await?;
         let sql = self.read_body(&parts, body).await?;
+        let headers = parts.headers;
         let mut limits = self.settings.limits();
-        let left = parts.headers.get(DEADLINE_HEADER).and_then(|left| left.to_str().ok());
+        let left = headers.get(DEADLINE_HEADER).and_then(|left| left.to_str().ok());
         if let Some(left_ms) = left.and_then(|left| left.parse().ok()) {
             limits.query_ms = limits.query_ms.min(left_ms);
         }
         let control = Arc::new(Control::new(visit.started, limits));
-        let job = Arc::new(Job { id: target.id.clone(), sql, control });
-        let forwarded = parts.headers.contains_key(FORWARDED_HEADER);
-        let cancel = CancelGuard::new(Arc::clone(&job.control));
-        let asked = Asked { target, job, forwarded, headers: parts.headers };
-        Ok(match self.find(&asked).await? {
-            Begun::Here(head, admitted) => {
-                let held = Held { _cancel: cancel, _admitted: admitted };
-                Answer::Here { head, id: asked.target.id, held }
-            }
-            Begun::There(there, place) => Answer::There { there, place },
-        })
+        let job = Arc::new(Job { id: target.id.clone(), source: Source::Copy, sql, control });
+        let origin = match headers.contains_key(FORWARDED_HEADER) {
+            false => Origin::Client,
+            true if headers.get(ONLY_HEADER).is_some_and(|only| only == OF_OWNER) => Origin::Asker,
+            true => Origin::Reader,
+        };
+        Ok(Asked { target, job, origin, headers, view_age: OnceLock::new() })
+    }
+
+    /// From who writes it, or from any copy.
+    async fn find(&self, asked: &Asked) -> Result<Begun, QueryError> {
+        match self.owned(asked).await? {
+            Some(begun) => Ok(begun),
+            None => self.copied(asked).await,
+        }
     }
 
     /// Here, or there; and here after all when nobody answers there.
-    async fn find(&self, asked: &Asked) -> Result<Begun, QueryError> {
-        let Some(route) = self.route.as_ref().filter(|_| !asked.forwarded) else {
+    async fn copied(&self, asked: &Asked) -> Result<Begun, QueryError> {
+        let own = asked.origin == Origin::Client;
+        let Some(route) = self.route.as_ref().filter(|_| own) else {
             return self.here(asked).await;
         };
         let holders = catalogue::holders(&*self.catalogue, &asked.target.id).await;
@@ -178,18 +195,7 @@ impl App {
 
     /// From another reader.
     async fn there(&self, route: &Route, asked: &Asked) -> Result<Begun, Unreached> {
-        let job = &asked.job;
-        let passed = PASSED_ON.into_iter().filter_map(|name| {
-            let value = asked.headers.get(&name)?.clone();
-            Some((name, value))
-        });
-        let question = Question {
-            id: job.id.clone(),
-            sql: Bytes::copy_from_slice(job.sql.as_bytes()),
-            headers: passed.collect(),
-            deadline: job.control.deadline().into(),
-            stall: Duration::from_millis(job.control.limits().stall_ms),
-        };
+        let question = asked.question(Whom::Holder);
         let (there, place) = route.ask(&question, &*self.catalogue).await?;
         Ok(Begun::There(there, Some(place)))
     }
@@ -228,15 +234,18 @@ impl App {
     }
 
     async fn why_absent(&self, asked: &Asked) -> QueryError {
-        if asked.forwarded {
+        if asked.origin != Origin::Client {
             return QueryError::NotHere(asked.target.id.clone());
         }
-        match (
-            catalogue::why_absent(&*self.catalogue, &asked.target.id).await,
-            &asked.target.by_host,
-        ) {
-            (QueryError::NotInPool(_), Some(host)) => QueryError::WrongHost(host.clone()),
-            (why, _) => why,
+        let Target { id, by_host } = &asked.target;
+        let why = catalogue::why_absent(&*self.catalogue, id).await;
+        if !matches!(why, QueryError::NotInPool(_)) {
+            return why;
+        }
+        match (self.may_be_owned(id), by_host) {
+            (Some(why), _) => why,
+            (None, Some(host)) => QueryError::WrongHost(host.clone()),
+            (None, None) => why,
         }
     }
 
@@ -258,8 +267,12 @@ impl App {
     }
 
     /// One query on a thread that may wait.
-    async fn attempt(&self, job: Arc<Job>) -> Result<Result<Head, Unanswered>, QueryError> {
-        let late = || QueryError::TimeLimit { limit_ms: self.settings.query_ms };
+    pub(super) async fn attempt(
+        &self,
+        job: Arc<Job>,
+    ) -> Result<Result<Head, Unanswered>, QueryError> {
+        let limit_ms = job.control.limits().query_ms;
+        let late = || QueryError::TimeLimit { limit_ms };
         let deadline = job.control.deadline();
         let running = Arc::clone(&self.running).acquire_owned();
         let running = match tokio::time::timeout_at(deadline.into(), running).await {
@@ -280,7 +293,7 @@ impl App {
         }
     }
 
-    fn admit(&self) -> Result<Admitted, QueryError> {
+    pub(super) fn admit(&self) -> Result<Admitted, QueryError> {
         let busy = |_| QueryError::Busy {
             running: self.settings.concurrency,
             queued: self.settings.queue_max,
@@ -288,5 +301,35 @@ impl App {
         let permit = Arc::clone(&self.admitted).try_acquire_owned().map_err(busy)?;
         gauge!(ADMITTED).increment(1.0);
         Ok(Admitted(permit))
+    }
+}
+
+impl Begun {
+    /// With its status and headers; `cancel` and `visit` end with its last byte.
+    fn into_response(self, mut visit: Visit, cancel: CancelGuard, id: &SegmentId) -> Response {
+        let (head, admitted) = match self {
+            Self::There(there, place) => {
+                visit.answered(there.status().as_str());
+                return there.into_response((place, visit));
+            }
+            Self::Here(head, admitted) => (head, admitted),
+        };
+        visit.answered("200");
+        let held = Held { _cancel: cancel, _admitted: admitted };
+        let body = Body::new(AnswerBody::new(head.first, head.rest, (held, visit)));
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let shown = match head.shown {
+            Shown::Version(digest) => (VERSION_HEADER, digest.to_hex()),
+            Shown::Writable(_) => (WRITABLE_HEADER, "1".to_owned()),
+        };
+        // hexadecimal digits and segment ids are always header values
+        for (name, value) in [shown, (SEGMENT_HEADER, id.as_str().to_owned())] {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        }
+        response
     }
 }

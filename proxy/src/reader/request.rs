@@ -41,7 +41,7 @@ impl App {
         match self.names.kind(parts)? {
             HostKind::Ours => Err(bad(&"no segment is named; add ?segment=ID to the address")),
             // whether there is such a segment is asked of the mount, not of the registry, on the usual way
-            HostKind::Label(label) => match self.catalogue.id_of(&label).await? {
+            HostKind::Label(label) => match self.id_of(&label).await? {
                 Some(id) => Ok(Target { id, by_host: Some(label) }),
                 None => Err(QueryError::WrongHost(label)),
             },
@@ -50,12 +50,26 @@ impl App {
 
     pub(super) async fn check_host(&self, parts: &Parts) -> Result<(), QueryError> {
         let HostKind::Label(label) = self.names.kind(parts)? else { return Ok(()) };
-        let Some(id) = self.catalogue.id_of(&label).await? else {
+        let Some(id) = self.id_of(&label).await? else {
             return Err(QueryError::WrongHost(label));
         };
+        if self.owners.as_ref().is_some_and(|owners| owners.find(&id).is_some()) {
+            return Ok(());
+        }
         match catalogue::knows(&*self.catalogue, &id).await? {
             true => Ok(()),
             false => Err(QueryError::WrongHost(label)),
+        }
+    }
+
+    /// The segment that `label` is for, which the pool need not have yet.
+    async fn id_of(&self, label: &str) -> Result<Option<SegmentId>, QueryError> {
+        let owned =
+            self.owners.as_ref().and_then(|owners| owners.id_of(&label.to_ascii_lowercase()));
+        // what is its own label is known without a look
+        match owned.filter(|id| id.label().as_str() != id.as_str()) {
+            Some(id) => Ok(Some(id)),
+            None => self.catalogue.id_of(label).await,
         }
     }
 

@@ -20,6 +20,12 @@ pub struct ReaderSettings {
     pub queue_max: usize,
     /// The longest a query may take, from its head to the last byte of its answer, in milliseconds.
     pub query_ms: u64,
+    /// The longest a query of a segment that is being written may take, if that is less, in milliseconds: while it reads,
+    /// the log that is written cannot be emptied.
+    pub writable_read_ms: u64,
+    /// An answer from a copy says how long ago it was heard who writes what, if that is more, in milliseconds. So long it is
+    /// waited for news of an owner that gave its segment back, too.
+    pub view_max_age_ms: u64,
     /// How long a body may take to arrive, in milliseconds.
     pub body_ms: u64,
     /// The longest body, in bytes.
@@ -57,6 +63,8 @@ impl Default for ReaderSettings {
             concurrency: (2 * cores).max(4),
             queue_max: 1024,
             query_ms: 60_000,
+            writable_read_ms: 10_000,
+            view_max_age_ms: 2_000,
             body_ms: 10_000,
             // clients of the original write long lists into their statements
             body_bytes_max: 1 << 20,

@@ -16,20 +16,25 @@ use sync::node::NodeName;
 use tokio::time::{Instant, timeout};
 
 use super::peer::{Asking, Peer};
-use super::{ForwardSettings, HttpClient, Question, Unreached};
+use super::{ForwardSettings, HttpClient, Question, Unreached, Whom};
 use crate::error::QueryError;
 use crate::metrics::FORWARDS;
-use crate::reader::{SEGMENT_HEADER, VERSION_HEADER};
+use crate::reader::{SEGMENT_HEADER, VERSION_HEADER, WRITABLE_HEADER};
 use crate::rows::BrokenOff;
 
 /// Which node's reader passes the question on; who is asked so asks nobody else.
 pub const FORWARDED_HEADER: HeaderName = HeaderName::from_static("trough-forwarded-by");
+/// Beside it: only what this says may answer. Another value than [`OF_OWNER`] is there is none.
+pub const ONLY_HEADER: HeaderName = HeaderName::from_static("trough-forwarded");
+/// The file that the reader's node writes.
+pub const OF_OWNER: &str = "owner";
 /// How much of the query's time is left, in milliseconds.
 pub const DEADLINE_HEADER: HeaderName = HeaderName::from_static("trough-deadline-ms");
 /// An answer is held back until it is complete, up to so many bytes.
 pub const HELD_BACK_BYTES: usize = 64 << 10;
 /// What is passed on of an answer's headers.
-const PASSED_BACK: [HeaderName; 4] = [CONTENT_TYPE, RETRY_AFTER, VERSION_HEADER, SEGMENT_HEADER];
+const PASSED_BACK: [HeaderName; 5] =
+    [CONTENT_TYPE, RETRY_AFTER, VERSION_HEADER, SEGMENT_HEADER, WRITABLE_HEADER];
 
 /// An answer that may be passed on: all of it, or its beginning.
 #[derive(Debug)]
@@ -151,6 +156,9 @@ fn request(
         .header(DEADLINE_HEADER, left.as_millis().to_string())
         .body(Full::new(question.sql.clone()))?;
     request.headers_mut().extend(question.headers.clone());
+    if question.whom == Whom::Owner {
+        request.headers_mut().insert(ONLY_HEADER, HeaderValue::from_static(OF_OWNER));
+    }
     Ok(request)
 }
 
@@ -175,6 +183,11 @@ impl There {
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Whether it is from the file that the other's node writes.
+    pub fn is_writable(&self) -> bool {
+        self.headers.contains_key(WRITABLE_HEADER)
     }
 
     /// The answer for the caller; `guard` lives until its last byte is gone.

@@ -13,16 +13,16 @@ use crate::connection::statement::{Row, Statement};
 use crate::error::QueryError;
 
 /// Writes the rows of one statement.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct JsonRows {
-    /// What stands before each value: `{"first":`, then `,"next":`.
+    /// What stands before each value: `{"first":`, then `,"next":`. Known with the first row only: SQLite prepares a
+    /// statement anew when it begins to run and the schema has changed.
     keys: Vec<Vec<u8>>,
     rows: u64,
 }
 
 impl JsonRows {
-    /// For the columns of `statement`.
-    pub fn new(statement: &Statement) -> Self {
+    fn keys(statement: &Statement) -> Vec<Vec<u8>> {
         let names = (0..statement.columns()).map(|index| statement.column_name(index)).collect();
         let key = |(index, name): (usize, &String)| {
             let mut key = vec![if index == 0 { b'{' } else { b',' }];
@@ -30,12 +30,15 @@ impl JsonRows {
             key.push(b':');
             key
         };
-        Self { keys: distinct(names).iter().enumerate().map(key).collect(), rows: 0 }
+        distinct(names).iter().enumerate().map(key).collect()
     }
 
     /// Writes one row; an error when it is over [`ROW_BYTES_MAX`].
     pub fn row(&mut self, out: &mut Vec<u8>, row: &Row<'_>) -> Result<(), QueryError> {
         let start = out.len();
+        if self.rows == 0 {
+            self.keys = Self::keys(row.statement());
+        }
         out.extend_from_slice(if self.rows == 0 { b"[" } else { b",\n" });
         self.rows += 1;
         for (index, key) in self.keys.iter().enumerate() {

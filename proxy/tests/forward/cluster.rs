@@ -1,5 +1,7 @@
 //! Readers that know of each other, by views that a test fills.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -40,9 +42,24 @@ impl Cluster {
     }
 
     pub async fn reader_with(&self, name: &str, settings: ReaderSettings) -> Rig {
+        let elsewhere = self.elsewhere(name, &settings);
+        self.reader_of(name, settings, elsewhere).await
+    }
+
+    /// What a reader called `name` knows of the cluster; of owners nothing.
+    pub fn elsewhere(&self, name: &str, settings: &ReaderSettings) -> Elsewhere {
         let catalogue = Arc::new(Catalogue::new(Arc::clone(&self.pool), Arc::clone(&self.nodes)));
         let route = Route::new(node(name), Arc::clone(&self.nodes), settings.forward);
-        let elsewhere = Elsewhere { catalogue, route: Some(route) };
+        Elsewhere { catalogue, route: Some(route), owners: None, leases: None }
+    }
+
+    /// A reader called `name` that knows `elsewhere`.
+    pub async fn reader_of(
+        &self,
+        name: &str,
+        settings: ReaderSettings,
+        elsewhere: Elsewhere,
+    ) -> Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let rig = Rig::start(settings, listener, elsewhere, Arc::new(Table::default()));
         self.member(name, &rig.address.to_string());
