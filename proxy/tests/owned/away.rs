@@ -62,7 +62,7 @@ async fn s4_an_answer_whose_lease_passes_before_its_first_byte_is_none() {
         node.hears("ohio", Some(("a", true, false))).await;
     }
     // only the file that is being written is read for long
-    let slow = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 30000000) \
+    let slow = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 10000000) \
                 SELECT a FROM t WHERE a = 'old' OR (SELECT max(n) FROM c) > 0";
     for node in [&a, &b] {
         written.lend();
