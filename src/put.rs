@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use fsd::segment::SegmentId;
@@ -16,14 +16,11 @@ use futures::StreamExt;
 use crate::cli::Put;
 use crate::config::Config;
 use crate::rows::{bytes, counted};
-use crate::{http, signals, wiring};
+use crate::{signals, wiring};
 
 mod progress;
 
 use progress::Progress;
-
-/// How long the synchronizer may take to say that it heard of the new segments.
-const TRIGGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
@@ -70,28 +67,9 @@ pub async fn run(config: &Config, options: &Put) -> anyhow::Result<ExitCode> {
         }
     );
     if done > 0 {
-        trigger(config).await;
+        wiring::trigger(config).await;
     }
     Ok(ExitCode::from(u8::from(done < all)))
-}
-
-/// Tells who lists the deep store to look now. Without one, the next period does: no error.
-async fn trigger(config: &Config) {
-    let told = async {
-        let url = match config.in_cluster() {
-            false => http::url_of(&config.node.manager_listen)?,
-            true => {
-                let leader = sync::lead::leader(&*wiring::kv(config)?).await?;
-                format!("http://{}", leader.context("nobody leads")?.address)
-            }
-        };
-        let client = http::client(Some(TRIGGER_TIMEOUT))?;
-        client.post(format!("{url}/sync")).send().await?.error_for_status()?;
-        anyhow::Ok(())
-    };
-    if let Err(error) = told.await {
-        tracing::debug!(error = format!("{error:#}"), "no synchronizer heard of the new segments");
-    }
 }
 
 /// The segment each file becomes. All problems are told at once, and none of the files is touched then.

@@ -36,9 +36,11 @@ mod cluster;
 mod control;
 mod discovery;
 mod elsewhere;
+mod trigger;
 mod writing;
 
 pub use cluster::{kv, outside, sync_lead};
+pub use trigger::trigger;
 pub use writing::write;
 
 use control::Control;

@@ -57,11 +57,15 @@ use crate::guarded::check_bind;
 use crate::tokens::{Right, Tokens};
 use crate::writable::Verbs;
 
-/// Knows whether what was published is there to be read.
+/// Those who read what was published.
 #[async_trait]
-pub trait Served: Send + Sync + fmt::Debug {
+pub trait Readers: Send + Sync + fmt::Debug {
     /// Whether enough readers have `version` of `id` for the writer to stop answering for it.
-    async fn is_served(&self, id: &SegmentId, version: &Version) -> bool;
+    async fn have(&self, id: &SegmentId, version: &Version) -> bool;
+
+    /// Something was published: who looks after the copies need not wait for its next period. Bounded, and no matter
+    /// if nobody hears it.
+    async fn tell(&self);
 }
 
 /// What a writer needs.
@@ -80,7 +84,7 @@ pub struct Outside {
     /// The schemas that new ones are made by.
     pub schemas: Schemas,
     /// Whether what was published is read.
-    pub served: Arc<dyn Served>,
+    pub readers: Arc<dyn Readers>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// The clock of leases.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use fsd::segment::{SegmentId, Version};
 use fsd::view::MountView;
 use proxy::tokens::Tokens;
-use proxy::writer::{self, Files, Outside, Served};
+use proxy::writer::{self, Files, Outside, Readers};
 use sync::clock::{SystemClock, since_boot};
 use sync::node::NodeName;
 use sync::nodes_view::NodesView;
@@ -18,7 +18,7 @@ use sync::tag::Tag;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{cluster, keys, listen, metrics};
+use super::{cluster, keys, listen, metrics, trigger};
 use crate::config::{Config, Server};
 
 /// What a machine on its own is called where its name is no node's.
@@ -55,7 +55,7 @@ pub async fn write(config: &Config, shutdown: CancellationToken) -> anyhow::Resu
         publisher,
         files: Files::open(settings.dir.clone())?,
         schemas: Schemas::new(kv),
-        served: served(config, &mut following)?,
+        readers: readers(config, &mut following)?,
         clock,
         since_boot,
         settings,
@@ -72,9 +72,10 @@ pub(super) fn node_name(config: &Config) -> anyhow::Result<NodeName> {
     }
 }
 
-fn served(config: &Config, following: &mut JoinSet<()>) -> anyhow::Result<Arc<dyn Served>> {
+fn readers(config: &Config, following: &mut JoinSet<()>) -> anyhow::Result<Arc<dyn Readers>> {
+    let settings = config.clone();
     if !config.in_cluster() {
-        return Ok(Arc::new(ByMount(MountView::new(&config.mount.mountpoint))));
+        return Ok(Arc::new(Alone { view: MountView::new(&config.mount.mountpoint), settings }));
     }
     let kv = cluster::kv(config)?;
     let (pool, nodes) = (Arc::<PoolView>::default(), Arc::<NodesView>::default());
@@ -82,37 +83,49 @@ fn served(config: &Config, following: &mut JoinSet<()>) -> anyhow::Result<Arc<dy
     following.spawn(async move { drop(follows_pool.follow(&*pool_kv).await) });
     let follows_nodes = nodes.clone();
     following.spawn(async move { drop(follows_nodes.follow(&*kv).await) });
-    Ok(Arc::new(ByPool { pool, nodes, copies: config.plan.settings.copies.into() }))
+    Ok(Arc::new(Cluster { pool, nodes, copies: config.plan.settings.copies.into(), settings }))
 }
 
 /// On a machine on its own: its mount shows the version.
 #[derive(Debug)]
-struct ByMount(MountView);
+struct Alone {
+    view: MountView,
+    settings: Config,
+}
 
 #[async_trait]
-impl Served for ByMount {
-    async fn is_served(&self, id: &SegmentId, version: &Version) -> bool {
-        let (view, id) = (self.0.clone(), id.clone());
+impl Readers for Alone {
+    async fn have(&self, id: &SegmentId, version: &Version) -> bool {
+        let (view, id) = (self.view.clone(), id.clone());
         let shown = tokio::task::spawn_blocking(move || view.digest(&id)).await;
         matches!(shown, Ok(Ok(Some(digest))) if digest == version.digest)
+    }
+
+    async fn tell(&self) {
+        trigger(&self.settings).await;
     }
 }
 
 /// In a cluster: as many nodes as there should be copies answer for it, and nobody for an older one.
 #[derive(Debug)]
-struct ByPool {
+struct Cluster {
     pool: Arc<PoolView>,
     nodes: Arc<NodesView>,
     copies: usize,
+    settings: Config,
 }
 
 #[async_trait]
-impl Served for ByPool {
-    async fn is_served(&self, id: &SegmentId, version: &Version) -> bool {
+impl Readers for Cluster {
+    async fn have(&self, id: &SegmentId, version: &Version) -> bool {
         let Found::Listed(at) = self.pool.find(id) else { return false };
         let wanted = self.copies.min(self.nodes.available()).max(1);
         at.version == version.stamp
             && at.tag == Some(Tag::from(version.digest))
             && at.holders.len() >= wanted
+    }
+
+    async fn tell(&self) {
+        trigger(&self.settings).await;
     }
 }

@@ -272,6 +272,7 @@ impl Segment {
         })?;
         crash_point("promote.noted");
         open.settle(copied).await.map_err(PromoteError::Settle)?;
+        outside.readers.tell().await;
         Ok(version)
     }
 

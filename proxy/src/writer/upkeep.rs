@@ -149,7 +149,7 @@ async fn look(desk: &Arc<Desk>, segment: &Arc<Segment>) {
     if segment.idle() < Duration::from_secs(idle_s) {
         return;
     }
-    if desk.outside.served.is_served(segment.id(), &version).await {
+    if desk.outside.readers.have(segment.id(), &version).await {
         let (desk, id) = (Arc::clone(desk), segment.id().clone());
         tokio::spawn(async move { desk.hand_back(&id).await });
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fsd::segment::{SegmentId, Version};
 use proxy::writable::{WriteError, WriteRequest, Written};
-use proxy::writer::{Desk, DirtyTakeover, Files, Outside, Served, WriterSettings, keep_up};
+use proxy::writer::{Desk, DirtyTakeover, Files, Outside, Readers, WriterSettings, keep_up};
 use rusqlite::{Connection, OpenFlags};
 use sync::clock::{SystemClock, since_boot};
 use sync::kv::Kv;
@@ -33,10 +33,12 @@ pub fn id(text: &str) -> SegmentId {
 pub struct TestServed(pub AtomicBool);
 
 #[async_trait]
-impl Served for TestServed {
-    async fn is_served(&self, _: &SegmentId, _: &Version) -> bool {
+impl Readers for TestServed {
+    async fn have(&self, _: &SegmentId, _: &Version) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+
+    async fn tell(&self) {}
 }
 
 /// A deep store and a registry.
@@ -98,7 +100,7 @@ impl Place {
             publisher: publisher.unwrap(),
             files: Files::open(self.writable(node)).unwrap(),
             schemas: Schemas::new(self.kv()),
-            served: self.served.clone(),
+            readers: self.served.clone(),
             clock,
             since_boot,
             settings,
