@@ -17,7 +17,6 @@
 //! Left out: whose the lease is, which file this is, and what becomes of the copies: [`crate::writer`].
 
 use std::fmt;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -132,19 +131,8 @@ pub struct Writable {
 }
 
 impl Writable {
-    /// Opens a segment, and recovers what a crash left in its log. Blocks.
+    /// Opens a segment, and recovers what a crash left in its log. `sync_data` makes what was written durable. Blocks.
     pub fn open(
-        opening: Opening<'_>,
-        settings: &WritableSettings,
-        lease: Arc<dyn Lease>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, WriteError> {
-        Self::open_with(opening, settings, lease, clock, Arc::new(File::sync_data))
-    }
-
-    /// [`Self::open`] on a disk whose syncs may fail: for tests.
-    #[doc(hidden)]
-    pub fn open_with(
         opening: Opening<'_>,
         settings: &WritableSettings,
         lease: Arc<dyn Lease>,

@@ -55,7 +55,7 @@ pub use upkeep::run as keep_up;
 
 use crate::guarded::check_bind;
 use crate::tokens::{Right, Tokens};
-use crate::writable::Verbs;
+use crate::writable::{SyncData, Verbs};
 
 /// Those who read what was published.
 #[async_trait]
@@ -85,6 +85,8 @@ pub struct Outside {
     pub schemas: Schemas,
     /// Whether what was published is read.
     pub readers: Arc<dyn Readers>,
+    /// How what was written is made durable: [`std::fs::File::sync_data`].
+    pub sync_data: SyncData,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// The clock of leases.

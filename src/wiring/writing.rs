@@ -56,6 +56,7 @@ pub async fn write(config: &Config, shutdown: CancellationToken) -> anyhow::Resu
         files: Files::open(settings.dir.clone())?,
         schemas: Schemas::new(kv),
         readers: readers(config, &mut following)?,
+        sync_data: Arc::new(std::fs::File::sync_data),
         clock,
         since_boot,
         settings,

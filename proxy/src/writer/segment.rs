@@ -189,10 +189,11 @@ impl Segment {
     ) -> Result<Writable, WriteError> {
         let (database, name) = (outside.files.database(id), id.to_string());
         let (settings, clock) = (outside.settings.write.clone(), outside.clock.clone());
+        let sync_data = Arc::clone(&outside.sync_data);
         let lease: Arc<dyn Lease> = hold.clone();
         let open = move || {
             let opening = Opening { database: &database, name, verbs, unpublished_since_ms };
-            Writable::open(opening, &settings, lease, clock)
+            Writable::open(opening, &settings, lease, clock, sync_data)
         };
         let task = tokio::task::spawn_blocking(open).await;
         task.unwrap_or_else(|error| Err(WriteError::Disk(error.to_string())))

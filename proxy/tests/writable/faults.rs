@@ -101,7 +101,8 @@ fn open_at(dir: &Path) -> proxy::writable::Writable {
     };
     let lease = Arc::new(TestLease::default());
     let clock = Arc::new(sync::clock::SystemClock);
-    Writable::open(opening, &WritableSettings::default(), lease, clock).unwrap()
+    let sync_data = Arc::new(std::fs::File::sync_data);
+    Writable::open(opening, &WritableSettings::default(), lease, clock, sync_data).unwrap()
 }
 
 /// A child that writes in `dir` and what it tells; `at_row` is called for each.

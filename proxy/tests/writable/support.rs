@@ -79,7 +79,7 @@ impl Bench {
             unpublished_since_ms: None,
         };
         let (lease, clock) = (self.lease.clone(), Arc::new(SystemClock));
-        Writable::open_with(opening, &self.settings, lease, clock, sync_data).unwrap()
+        Writable::open(opening, &self.settings, lease, clock, sync_data).unwrap()
     }
 
     /// What a reader sees that opens the file as it is.
