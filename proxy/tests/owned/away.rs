@@ -6,7 +6,7 @@ use proxy::reader::ReaderSettings;
 
 use crate::rig::wait_for;
 use crate::scripted::{Act, Scripted, answer};
-use crate::support::{BOUND, Node, World};
+use crate::support::{BOUND, Node, World, patient};
 
 const OLD: &str = "CREATE TABLE t (a); INSERT INTO t VALUES ('old');";
 const NEW: &str = "CREATE TABLE t (a); INSERT INTO t VALUES ('new');";
@@ -53,7 +53,7 @@ async fn s4_a_file_is_not_read_when_its_lease_has_passed() {
 #[tokio::test]
 async fn s4_an_answer_whose_lease_passes_before_its_first_byte_is_none() {
     let world = World::new();
-    let settings = ReaderSettings { writable_read_ms: 60_000, ..ReaderSettings::default() };
+    let settings = ReaderSettings { writable_read_ms: 60_000, ..patient() };
     let (a, b) = (world.node_with("a", settings).await, world.node("b").await);
     b.rig.segment("ohio", OLD);
     world.cluster.held("ohio", &["b"]);
@@ -159,7 +159,9 @@ async fn s4_who_is_asked_as_the_owner_does_not_take_a_copy() {
 #[tokio::test]
 async fn an_owner_that_is_silent_is_given_up() {
     let world = World::new();
-    let (a, b) = two(&world).await;
+    let (a, b) = (world.node("a").await, world.node_with("b", ReaderSettings::default()).await);
+    b.rig.segment("ohio", OLD);
+    world.cluster.held("ohio", &["b"]);
     let written = a.own("ohio", NEW).await;
     written.dirty().await;
     b.hears("ohio", Some(("a", true, true))).await;
@@ -182,7 +184,7 @@ async fn an_owner_that_is_silent_is_given_up() {
 #[tokio::test]
 async fn on_a_machine_of_its_own_its_writer_is_the_only_one() {
     let world = World::new();
-    let settings = ReaderSettings { view_max_age_ms: 50, ..ReaderSettings::default() };
+    let settings = ReaderSettings { view_max_age_ms: 50, ..patient() };
     let a = world.node_with("a", settings.clone()).await;
     let written = a.own("ohio", NEW).await;
     written.dirty().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proxy::reader::ReaderSettings;
 
 use crate::rig::{fingerprint, wait_for};
-use crate::support::{BOUND, Node, World};
+use crate::support::{BOUND, Node, World, patient};
 
 const ENDLESS: &str =
     "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c, t";
@@ -90,7 +90,7 @@ async fn s7_nothing_that_writes_or_reaches_further_is_run_on_a_file_that_is_bein
 #[tokio::test]
 async fn s8_a_query_is_in_the_way_of_the_log_for_a_limited_time_only() {
     let world = World::new();
-    let settings = ReaderSettings { writable_read_ms: 700, ..ReaderSettings::default() };
+    let settings = ReaderSettings { writable_read_ms: 700, ..patient() };
     let a = world.node_with("a", settings).await;
     let b = world.node("b").await;
     let written = a.own("ohio", "CREATE TABLE t (a); INSERT INTO t VALUES (1);").await;

@@ -25,6 +25,13 @@ pub const BOUND: Duration = Duration::from_secs(30);
 /// No lock and no lease runs out by itself.
 const TTL: Duration = Duration::from_secs(600);
 
+/// Settings of a reader that does not take another for silent because this machine has much to do.
+pub fn patient() -> ReaderSettings {
+    let mut settings = ReaderSettings::default();
+    settings.forward.silent_ms = 10_000;
+    settings
+}
+
 /// A registry, and what all readers know of the pool.
 pub struct World {
     pub cluster: Cluster,
@@ -43,7 +50,7 @@ impl World {
     }
 
     pub async fn node(&self, name: &str) -> Node {
-        self.node_with(name, ReaderSettings::default()).await
+        self.node_with(name, patient()).await
     }
 
     pub async fn node_with(&self, name: &str, settings: ReaderSettings) -> Node {
