@@ -280,5 +280,6 @@ fn numbers(config: &Config, found: &mut Checks) {
     found.within("write.body_bytes_max", config.write.write.body_bytes_max, 1, BODY_BYTES_MAX);
     found.within("read.concurrency", config.read.concurrency, 1, QUERIES_MAX);
     found.at_least("read.query_ms", config.read.query_ms, 1);
+    found.at_least("read.writable_read_ms", config.read.writable_read_ms, 1);
     found.at_least("read.open_connections_max", config.read.open_connections_max as u64, 1);
 }

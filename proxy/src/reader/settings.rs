@@ -1,6 +1,7 @@
 //! The reader's settings and their defaults.
 
 use serde::{Deserialize, Serialize};
+use sync::owners_view::OWNERS_AGE_MAX;
 
 use crate::connection::SqliteSettings;
 use crate::http::HttpSettings;
@@ -64,7 +65,7 @@ impl Default for ReaderSettings {
             queue_max: 1024,
             query_ms: 60_000,
             writable_read_ms: 10_000,
-            view_max_age_ms: 2_000,
+            view_max_age_ms: OWNERS_AGE_MAX.as_millis() as u64,
             body_ms: 10_000,
             // clients of the original write long lists into their statements
             body_bytes_max: 1 << 20,
