@@ -1,0 +1,17 @@
+//! What befalls a real writer under a client that keeps a list of what was acknowledged (S3, S4): all of it is found
+//! afterwards, and nothing twice that was sent once. On the rig's HDFS.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+#[path = "../support/faults.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod faults;
+#[path = "../support/trough.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod support;
+
+mod client;
+mod killed;
+mod paused;
+mod stage;
+mod stores;
