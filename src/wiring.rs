@@ -83,7 +83,7 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
     let (seat, assignment): (Arc<dyn Seat>, Box<dyn Assignment>) = match &member {
         Some(member) => (member.clone(), Box::new(member.assignment())),
         None => (
-            Arc::new(Alone::new(store.clone(), registry(config)?)),
+            Arc::new(Alone::new(store.clone(), registry(config)?, keys(config)?)),
             Box::new(WholePool { pinned: config.sync.pinned.clone() }),
         ),
     };

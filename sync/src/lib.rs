@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod delete;
 pub mod discovery;
 pub mod incarnation;
 pub mod kv;
@@ -26,5 +27,6 @@ mod sqlite_file;
 pub mod store;
 pub mod table;
 pub mod tag;
+pub mod tomb;
 pub mod verb;
 pub mod write_lock;

@@ -1,7 +1,7 @@
 //! The pool: every segment that the deep store has, as the newest listings tell it.
 //!
 //! Invariant: a listing that could not see everything adds and changes, and removes nothing; see
-//! [`guard`] for the removals that a person must agree to.
+//! [`guard`] for the removals that a person must agree to. A version that a tombstone names is none of the pool.
 //!
 //! Left out: what of the pool this node holds ([`crate::quota`]) and how far it is ([`crate::local`]).
 
@@ -13,6 +13,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::store::{ListItem, Listed, SkipReason, Store, StorePath};
+use crate::tomb::Tombs;
 
 pub mod guard;
 
@@ -41,6 +42,10 @@ pub struct PoolListing {
     pub passed_over: HashSet<SegmentId>,
     /// What was passed over or odd.
     pub report: ListingReport,
+    /// What was deleted, when it was looked at.
+    pub tombs: Tombs,
+    /// Segments that it showed in a version that was deleted, which are not in the pool.
+    pub buried: HashSet<SegmentId>,
 }
 
 /// What a listing passed over, found twice or could not see.
@@ -95,6 +100,18 @@ impl PoolListing {
                 example(&mut report.unseen_examples, || error.to_string());
             }
         }
+    }
+
+    /// Passes over what `tombs` name: a listing that began before a deletion, or a deletion that was broken off half
+    /// way, does not bring it back.
+    pub fn bury(&mut self, tombs: Tombs) {
+        for id in tombs.ids() {
+            if self.pool.get(id).is_some_and(|entry| tombs.names(id, entry.stamp)) {
+                self.pool.remove(id);
+                self.buried.insert(id.clone());
+            }
+        }
+        self.tombs = tombs;
     }
 
     /// The same id at two paths: the published path wins, else the first in byte order.

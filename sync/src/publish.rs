@@ -33,7 +33,7 @@ use crate::write_lock::{Claimant, WriteLockError, WriteLocks};
 mod copy;
 mod error;
 mod prepare;
-mod stage;
+pub(crate) mod stage;
 mod tenure;
 
 pub use error::PublishError;

@@ -32,6 +32,7 @@ mod writer;
 pub use document::DOCUMENT_BYTES_MAX;
 pub use manifest::Part;
 pub(crate) use manifest::hash_of;
+pub(crate) use reader::find;
 pub use reader::{Change, TableReader};
 pub use writer::{TableWriter, Written};
 

@@ -187,6 +187,49 @@ async fn s9_what_a_person_accepts_counts_for_one_listing_also_when_nothing_waits
 }
 
 #[tokio::test]
+async fn what_was_deleted_leaves_the_pool_at_once_and_no_late_file_brings_it_back() {
+    let (mut place, mut lead) = Place::at_rest(3, &["a", "b"]).await;
+    // of a file that goes, and of one that stays for a while
+    place.delete(0).await;
+    place.delete_late(1).await;
+    lead.cycle(false).await.unwrap();
+    let there = async |place: &Place| place.pool().await.into_keys().collect::<Vec<_>>();
+    assert_eq!(there(&place).await, [id(2)], "without a listing");
+    let report = lead.cycle(true).await.unwrap();
+    assert_eq!((there(&place).await, report.held_back), (vec![id(2)], None));
+    // the last one: an emptied pool is no emptied store
+    place.delete(2).await;
+    let report = lead.cycle(true).await.unwrap();
+    assert_eq!((there(&place).await, report.held_back), (vec![], None));
+    place.converge(&mut lead).await;
+    assert!(place.nodes.values().all(|node| node.held.is_empty()));
+
+    // the next who leads knows it, too
+    place.term.take().unwrap().resign().await;
+    place.put(0..1, 1);
+    let mut lead = place.lead().await;
+    lead.cycle(true).await.unwrap();
+    assert_eq!(there(&place).await, []);
+    place.put(0..1, 2);
+    lead.cycle(true).await.unwrap();
+    assert_eq!(there(&place).await, [id(0)], "a newer one lives");
+
+    // they are kept for long, and for longer while they are needed
+    const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+    place.pass_ms(29 * DAY_MS);
+    lead.cycle(true).await.unwrap();
+    assert_eq!(place.tombs().await.len(), 3);
+    place.pass_ms(2 * DAY_MS);
+    lead.cycle(false).await.unwrap();
+    assert_eq!(place.tombs().await.len(), 3, "nobody looked what is there");
+    lead.cycle(true).await.unwrap();
+    assert_eq!(place.tombs().await, [id(1)], "its file is still there");
+    place.unput(1);
+    lead.cycle(true).await.unwrap();
+    assert_eq!(place.tombs().await, []);
+}
+
+#[tokio::test]
 async fn s10_a_registry_that_comes_back_empty_moves_nothing() {
     let (mut place, _) = Place::at_rest(40, &["a", "b", "c"]).await;
     let (before, epoch) = (place.pool().await, place.term.as_ref().unwrap().epoch());

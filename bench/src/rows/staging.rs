@@ -17,7 +17,8 @@ use fsd::scrub::ScrubSettings;
 use fsd::view::MountView;
 use futures::{StreamExt, TryStreamExt};
 use hdfs_native::Client;
-use sync::clock::SystemClock;
+use sync::clock::{SystemClock, since_boot};
+use sync::kv::sqlite::{FILE_TIMEOUTS, SqliteKv};
 use sync::local::seat::alone::Alone;
 use sync::local::{Local, LocalSettings, Outside};
 use sync::quota::WholePool;
@@ -123,11 +124,12 @@ fn stage(deep: &Deep, target: &Path, count: usize) -> anyhow::Result<Duration> {
     let (service, view) = Service::mount(&dir)?;
     let store = deep.store(POOL)?;
     let registry = Arc::new(SqliteRegistry::open(target.join("registry.sqlite"))?);
+    let kv = Arc::new(SqliteKv::open(target.join("keys.sqlite"), since_boot, FILE_TIMEOUTS)?);
     let time = deep.runtime.block_on(async {
         let outside = Outside {
             node: "bench".to_owned(),
             cache: cache.clone(),
-            seat: Arc::new(Alone::new(store.clone(), registry)),
+            seat: Arc::new(Alone::new(store.clone(), registry, kv)),
             store,
             view: MountView::new(view.root()),
             clock: Arc::new(SystemClock),

@@ -236,6 +236,7 @@ impl Lead {
         let begun = Instant::now();
         report.written = self.write(&world, planned.as_ref()).await?;
         self.forget_decommissioned().await?;
+        self.forget_deleted(begun_at_ms).await?;
         report.nodes = self.view.nodes.report(&self.view.orders.decommission);
         report.write_ms = ms(begun.elapsed());
         Ok(report)

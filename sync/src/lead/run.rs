@@ -1,8 +1,8 @@
 //! A candidate from its start to its stop: it waits to lead, leads, and waits again.
 //!
 //! Invariants: while it leads, there is a cycle after each period, when somebody asks, and when a node or the orders
-//! changed; never more than half of the time is spent on cycles that nobody asked for (S12); a lead that is told to
-//! stop resigns, so that another leads at once.
+//! changed or something was deleted; never more than half of the time is spent on cycles that nobody asked for (S12); a
+//! lead that is told to stop resigns, so that another leads at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use crate::planner::Rules;
 use crate::pool::ListingReport;
 use crate::registry::Epoch;
 use crate::table::TableError;
+use crate::tomb::TOMBS_KEY;
 
 /// Commands that wait for the lead; a caller beyond that waits itself.
 const COMMANDS_MAX: usize = 64;
@@ -314,8 +315,12 @@ async fn refusing<T>(
 }
 
 /// What a change of brings a cycle about.
-fn watched() -> [Result<Watched, KvError>; 2] {
-    [crate::kv::key(NODES_KEY).map(Watched::Below), crate::kv::key(ORDERS_KEY).map(Watched::Key)]
+fn watched() -> [Result<Watched, KvError>; 3] {
+    [
+        crate::kv::key(NODES_KEY).map(Watched::Below),
+        crate::kv::key(ORDERS_KEY).map(Watched::Key),
+        crate::kv::key(TOMBS_KEY).map(Watched::Below),
+    ]
 }
 
 /// Keeps the status saying who leads, for ever.

@@ -17,6 +17,7 @@ use crate::planner::{Plan, Rules, World, plan};
 use crate::pool::guard::{self, HeldBack};
 use crate::pool::{Pool, PoolEntry, PoolListing};
 use crate::store::StorePath;
+use crate::tomb::Tombs;
 
 /// See the module.
 #[derive(Debug)]
@@ -34,6 +35,10 @@ pub(super) struct View {
     pub(super) held_back: Option<HeldBack>,
     /// Whether a complete listing of the deep store was taken.
     pub(super) listed: bool,
+    /// What was deleted.
+    pub(super) tombs: Tombs,
+    /// Of that, what the newest listing still showed; `None` unless it saw everything.
+    pub(super) buried: Option<HashSet<SegmentId>>,
 }
 
 impl View {
@@ -48,10 +53,12 @@ impl View {
             vanished: vanished.collect(),
             held_back: None,
             listed: false,
+            tombs: Tombs::default(),
+            buried: None,
         }
     }
 
-    /// Looks at orders and nodes; a document that cannot be read changes nothing.
+    /// Looks at orders, tombstones and nodes; a document that cannot be read changes nothing.
     pub(super) async fn look(&mut self, kv: &dyn Kv, now_ms: u64) -> Result<(), CycleError> {
         match Orders::read(kv).await {
             Ok((orders, at)) => (self.orders, self.orders_at) = (orders, at),
@@ -60,7 +67,19 @@ impl View {
             }
             Err(error) => return Err(error.into()),
         }
+        self.tombs.look(kv).await?;
+        self.bury();
         Ok(self.nodes.look(kv, now_ms).await?)
+    }
+
+    /// Takes out of the pool what was deleted: that needs no listing.
+    fn bury(&mut self) {
+        for id in self.tombs.ids() {
+            if self.pool.get(id).is_some_and(|entry| self.tombs.names(id, entry.stamp)) {
+                self.pool.remove(id);
+                self.vanished.remove(id);
+            }
+        }
     }
 
     /// Takes what the nodes hold and were told for the pool, where no table says what that is.
@@ -76,6 +95,7 @@ impl View {
                 self.pool.insert(row.id.clone(), entry);
             }
         }
+        self.bury();
     }
 
     /// Takes a listing; `max_removed_ratio` and `accepted` as [`guard::compare`] has them. Says how many went.
@@ -85,6 +105,9 @@ impl View {
         max_removed_ratio: f64,
         accepted: bool,
     ) -> usize {
+        listing.bury(self.tombs.clone());
+        let complete = listing.report.complete();
+        self.buried = complete.then(|| std::mem::take(&mut listing.buried));
         let delta =
             guard::compare(&self.pool, &listing, max_removed_ratio, accepted, &self.vanished);
         for id in delta.changed {
@@ -97,7 +120,7 @@ impl View {
         }
         self.vanished = delta.waiting;
         self.held_back = delta.held_back;
-        self.listed |= listing.report.complete();
+        self.listed |= complete;
         delta.removed.len()
     }
 

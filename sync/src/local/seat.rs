@@ -5,6 +5,7 @@
 //! [`Assignment`](crate::quota::Assignment) that comes with it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use crate::cluster::HoldsRow;
 use crate::membership::{MembershipError, Told};
 use crate::pool::PoolListing;
 use crate::registry::{PoolChange, PoolRow, RegistryError};
+use crate::tomb::Tombs;
 
 pub mod alone;
 pub mod member;
@@ -43,6 +45,8 @@ pub enum Seen {
         told: Option<Told>,
         /// Whether the others count on this node.
         registered: bool,
+        /// What was deleted.
+        tombs: Arc<Tombs>,
     },
     /// The lead cannot be heard now; what it said last still holds.
     Nothing(SeatError),

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a segment's row is a function of this state; a segment is pulled only while it is wanted, its
 //! version is not here, and its back-off has passed; nothing is unpublished before the registry was told so
-//! and the drain time has passed.
+//! and the drain time has passed, but for what was deleted.
 //!
 //! Left out: doing it ([`super::actor`]).
 
@@ -21,6 +21,7 @@ use crate::pool::guard::PoolDelta;
 use crate::pool::{Pool, PoolEntry, PoolListing};
 use crate::quota::Assignment;
 use crate::registry::{PoolRow, SegmentState};
+use crate::tomb::Tombs;
 
 mod rows;
 
@@ -222,6 +223,29 @@ impl State {
             self.mark(id);
         }
         self.assign(assignment);
+    }
+
+    /// Takes out of the pool what `tombs` name, and says how much that was. A copy of it goes at once, whatever version
+    /// it is of: who still asks for it is to hear that there is none.
+    pub fn bury(&mut self, tombs: &Tombs, assignment: &dyn Assignment, now: Instant) -> usize {
+        let named =
+            |id: &&SegmentId| self.pool.get(*id).is_some_and(|at| tombs.names(id, at.stamp));
+        let deleted: Vec<SegmentId> = tombs.ids().filter(named).cloned().collect();
+        if deleted.is_empty() {
+            return 0;
+        }
+        for id in &deleted {
+            self.pool.remove(id);
+            self.attempts.remove(id);
+            if self.held.contains_key(id) {
+                self.draining.insert(id.clone(), Drain::Until(now));
+            }
+        }
+        self.assign(assignment);
+        for id in &deleted {
+            self.mark(id);
+        }
+        deleted.len()
     }
 
     /// Decides anew what to hold, and queues what is missing.

@@ -2,7 +2,8 @@
 //!
 //! Invariant (S9): a wrong root, an emptied root, an unreadable directory or a freshly formatted NameNode
 //! removes nothing. Additions and changes always go on. What once waits for a person waits until that person
-//! spoke or it is back: a store that fills again, segment by segment, does not bring the removals about.
+//! spoke or it is back: a store that fills again, segment by segment, does not bring the removals about. What a
+//! tombstone explains is not missing: the very version goes whatever the listing could see, and does not count.
 //!
 //! Limit: which segments wait is not kept over a restart; then the next listing is judged as a whole.
 
@@ -63,32 +64,60 @@ pub fn compare(
         .map(|(id, _)| id.clone())
         .collect();
     changed.sort();
-    let is_missing = |id: &&SegmentId| !new.contains_key(*id) && !listing.passed_over.contains(*id);
-    let mut missing: Vec<_> = known.keys().filter(is_missing).cloned().collect();
-    missing.sort();
-    if missing.is_empty() {
-        return PoolDelta { changed, ..PoolDelta::default() };
+    let (complete, tombs) = (listing.report.complete(), &listing.tombs);
+    let (mut deleted, mut missing) = (HashSet::new(), Vec::new());
+    for (id, entry) in known.iter().filter(|(id, _)| !new.contains_key(*id)) {
+        let passed_over = listing.passed_over.contains(id);
+        // the very version is certain; that it was replaced before, only a listing that saw everything makes likely
+        if tombs.names(id, entry.stamp)
+            || (complete && !passed_over && tombs.explain(id, entry.stamp))
+        {
+            deleted.insert(id.clone());
+        } else if !passed_over {
+            missing.push(id.clone());
+        }
     }
-    let held_back =
-        |reason| HeldBack { missing: missing.len() as u64, of: known.len() as u64, reason };
+    missing.sort();
+    let waiting = waiting.difference(&deleted).cloned().collect();
+    let known = known.len() - deleted.len();
+    let mut delta = judge(known, missing, listing, max_removed_ratio, accepted, &waiting);
+    delta.changed = changed;
+    delta.removed.extend(deleted);
+    delta.removed.sort();
+    delta
+}
+
+/// What becomes of those of `known` segments that are `missing`, and not because somebody deleted them.
+fn judge(
+    known: usize,
+    missing: Vec<SegmentId>,
+    listing: &PoolListing,
+    max_removed_ratio: f64,
+    accepted: bool,
+    waiting: &HashSet<SegmentId>,
+) -> PoolDelta {
+    if missing.is_empty() {
+        return PoolDelta::default();
+    }
+    let held_back = |reason| HeldBack { missing: missing.len() as u64, of: known as u64, reason };
     if !listing.report.complete() {
         let why = listing.report.unseen_examples.first().map_or("", String::as_str);
         let reason = format!("the listing is incomplete, so nothing is removed: {why}");
         let held_back = Some(held_back(reason));
-        return PoolDelta { changed, removed: Vec::new(), waiting: waiting.clone(), held_back };
+        return PoolDelta { waiting: waiting.clone(), held_back, ..PoolDelta::default() };
     }
     if accepted {
-        return PoolDelta { changed, removed: missing, ..PoolDelta::default() };
+        return PoolDelta { removed: missing, ..PoolDelta::default() };
     }
     let (still, fresh): (Vec<_>, Vec<_>) =
         missing.iter().cloned().partition(|id| waiting.contains(id));
-    let others = known.len() - still.len();
+    let others = known - still.len();
     if let Some(reason) = too_many(others, fresh.len(), max_removed_ratio) {
         let held_back = Some(held_back(reason));
         let waiting = missing.into_iter().collect();
-        return PoolDelta { changed, removed: Vec::new(), waiting, held_back };
+        return PoolDelta { waiting, held_back, ..PoolDelta::default() };
     }
-    let none_left = still.len() == known.len();
+    let none_left = still.len() == known;
     let held_back = (!still.is_empty()).then(|| HeldBack {
         missing: still.len() as u64,
         ..held_back(match none_left {
@@ -100,7 +129,8 @@ pub fn compare(
             ),
         })
     });
-    PoolDelta { changed, removed: fresh, waiting: still.into_iter().collect(), held_back }
+    let waiting = still.into_iter().collect();
+    PoolDelta { removed: fresh, waiting, held_back, ..PoolDelta::default() }
 }
 
 /// Why `missing` of `known` segments are more than may go by themselves.
@@ -125,6 +155,7 @@ mod tests {
     use super::*;
     use crate::pool::PoolEntry;
     use crate::store::StorePath;
+    use crate::tomb::Tombs;
     use fsd::segment::Stamp;
 
     fn pool(ids: std::ops::Range<u64>, mtime_ms: u64) -> Pool {
@@ -209,6 +240,46 @@ mod tests {
         // one that is back and goes again is one of a few
         let back = compare(&known, &listing(pool(0..1, 1), 0), 0.1, false, &second.waiting);
         assert_eq!((back.removed.len(), back.waiting.len()), (1, 4));
+    }
+
+    fn deleted(ids: std::ops::Range<u64>, mtime_ms: u64) -> Tombs {
+        Tombs::of(pool(ids, mtime_ms).into_iter().map(|(id, entry)| (id, entry.stamp)))
+    }
+
+    #[test]
+    fn what_was_deleted_goes_and_does_not_count() {
+        let compare = |known: Pool, listing: &PoolListing, waiting: &HashSet<SegmentId>| {
+            let delta = compare(&known, listing, 0.1, false, waiting);
+            (delta.removed.len(), delta.waiting.len(), delta.held_back.map(|held| held.missing))
+        };
+        let none = HashSet::new();
+        // all of it, and many beside those that vanished
+        let mut now = listing(Pool::new(), 0);
+        now.bury(deleted(0..100, 1));
+        assert_eq!(compare(pool(0..100, 1), &now, &none), (100, 0, None));
+        assert_eq!(compare(pool(0..130, 1), &now, &none), (100, 30, Some(30)));
+        // what was replaced by the version that was deleted, and not what came after it
+        assert_eq!(compare(pool(0..100, 0), &now, &none), (100, 0, None));
+        assert_eq!(compare(pool(0..100, 2), &now, &none), (0, 100, Some(100)));
+        // also what waited
+        let waiting = pool(0..5, 1).into_keys().collect();
+        assert_eq!(compare(pool(0..6, 1), &now, &waiting), (6, 0, None));
+        // the very version needs no listing that saw everything
+        let mut unseen = listing(Pool::new(), 1);
+        unseen.bury(deleted(0..2, 1));
+        assert_eq!(compare(pool(0..3, 1), &unseen, &none), (2, 0, Some(1)));
+        assert_eq!(compare(pool(0..2, 0), &unseen, &none), (0, 0, Some(2)));
+    }
+
+    #[test]
+    fn a_listing_that_still_shows_what_was_deleted_is_passed_over_there_and_a_newer_file_lives() {
+        let mut now = listing(pool(0..2, 1), 0);
+        now.pool.extend(pool(2..3, 7));
+        now.bury(deleted(0..3, 1));
+        assert_eq!(now.pool, pool(2..3, 7));
+        assert_eq!(now.buried.len(), 2);
+        let delta = compare(&pool(0..3, 1), &now, 0.1, false, &HashSet::new());
+        assert_eq!((delta.changed.len(), delta.removed.len(), delta.held_back), (1, 2, None));
     }
 
     #[test]

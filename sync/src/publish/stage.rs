@@ -24,7 +24,7 @@ const LEFTOVERS_MAX: usize = 1_000;
 /// Bytes of one piece that is written.
 const PIECE_BYTES: usize = 1 << 20;
 
-pub(super) struct Staging<'a> {
+pub(crate) struct Staging<'a> {
     store: &'a dyn Store,
     id: &'a SegmentId,
     lock: &'a WriteLock,
@@ -37,7 +37,7 @@ pub(super) struct Staging<'a> {
 
 impl<'a> Staging<'a> {
     /// That of `lock`, for its first attempt to publish.
-    pub(super) fn new(
+    pub(crate) fn new(
         store: &'a dyn Store,
         id: &'a SegmentId,
         lock: &'a WriteLock,
@@ -64,7 +64,7 @@ impl<'a> Staging<'a> {
 
     /// Takes over: deletes what lower epochs staged, makes this epoch's directory once, and only then asks
     /// whether the lock is still ours. Gives back what is published now.
-    pub(super) async fn open(&self) -> Result<Before, PublishError> {
+    pub(crate) async fn open(&self) -> Result<Before, PublishError> {
         let failed = |source| PublishError::Stage { id: self.id.clone(), source };
         let label = path(&self.label).map_err(failed)?;
         for name in self.store.names(&label, EPOCHS_MAX).await.map_err(failed)? {
@@ -254,7 +254,14 @@ impl<'a> Staging<'a> {
         Err(if there == before { unknown(error) } else { conflict(to, there) })
     }
 
-    async fn confirm(&self) -> Result<(), PublishError> {
+    /// Where something of this epoch may lie that is called `name`. What is moved there late, after another took over,
+    /// finds no directory and stays where it is.
+    pub(crate) fn place(&self, name: &str) -> Result<StorePath, StoreError> {
+        path(&format!("{}/{name}", self.directory))
+    }
+
+    /// Asks whether the lock is still ours.
+    pub(crate) async fn confirm(&self) -> Result<(), PublishError> {
         match self.lock.confirm().await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.fenced()),
@@ -263,7 +270,7 @@ impl<'a> Staging<'a> {
     }
 
     /// Deletes this epoch's directory; what cannot be deleted now goes with the next epoch.
-    pub(super) async fn clear(&self) {
+    pub(crate) async fn clear(&self) {
         let deleted = match path(&self.directory) {
             Ok(directory) => self.store.delete_tree(&directory).await,
             Err(error) => Err(error),

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use fsd::segment::SegmentId;
 use futures::{StreamExt, TryStreamExt};
 
 use super::manifest::{Manifest, Part, meta_key, read_part};
@@ -148,5 +149,29 @@ impl<R: Row> TableReader<R> {
         let epoch = manifest.epoch;
         self.seen = Some(manifest);
         Ok(Some(Change { epoch, whole, parts }))
+    }
+}
+
+/// The row of `id` in the table at `table`, from its part alone; `None` when there is no table.
+pub(crate) async fn find<R: Row>(
+    kv: &dyn Kv,
+    table: &Key,
+    id: &SegmentId,
+) -> Result<Option<Option<R>>, TableError> {
+    let meta = meta_key(table).map_err(|error| no_key(table, &error))?;
+    let mut left = RESTARTS_MAX;
+    loop {
+        let Some(Entry { value, .. }) = kv.get(&meta).await? else { return Ok(None) };
+        let manifest = Manifest::read(&meta, &value)?;
+        let part = Part::of(id, manifest.bits);
+        let Some(tag) = manifest.parts.get(&part.index) else { return Ok(Some(None)) };
+        let key = part.key(table).map_err(|error| no_key(table, &error))?;
+        let entry = kv.get(&key).await?;
+        match read_part::<R>(&key, entry.as_ref().map(|entry| &*entry.value), *tag) {
+            Ok(rows) => return Ok(Some(rows.into_iter().find(|row| row.id() == id))),
+            // a writer may have gone on in between
+            Err(TableError::Undecodable { .. }) if left > 0 => left -= 1,
+            Err(error) => return Err(error),
+        }
     }
 }

@@ -83,6 +83,11 @@ impl WriteLock {
         }
     }
 
+    /// What a transaction begins with that is to be done only while it is held.
+    pub(crate) fn fence(&self) -> Op {
+        fence(&self.key, &self.claim)
+    }
+
     /// Asks the registry whether it is held. A registry that does not answer has not said yes.
     pub async fn confirm(&self) -> Result<bool, KvError> {
         match self.kv.txn(&[fence(&self.key, &self.claim)]).await? {

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fsd::segment::SegmentId;
 use sync::clock::{Clock, SinceBoot, since_boot};
 use sync::cluster::{AssignRow, HoldsRow, PoolRow, assign_table, pool_table};
+use sync::delete::{DeleteOutside, Deleter, PoolSource};
 use sync::kv::sqlite::SqliteKv;
-use sync::kv::{Kv, KvTimeouts, SESSION_TTL_MAX};
+use sync::kv::{Kv, KvTimeouts, SESSION_TTL_MAX, SESSION_TTL_MIN};
 use sync::lead::{Candidate, CycleReport, CycleSettings, Lead, LeadOutside, LeadSettings, Term};
 use sync::membership::{Identity, Membership, MembershipError};
 use sync::node::{Node, NodeName};
@@ -19,6 +20,8 @@ use sync::planner::{CopyState, PlanSettings, Rules};
 use sync::store::{Store, StorePath, StoreTimeouts, open};
 use sync::table::{TableReader, Written};
 use sync::tag::Tag;
+use sync::tomb::Tombs;
+use sync::write_lock::WriteLocks;
 use tokio_util::sync::CancellationToken;
 
 pub const DRAIN_MS: u64 = 1_000;
@@ -127,6 +130,40 @@ impl Place {
 
     pub fn unput(&self, n: u64) {
         std::fs::remove_file(self.file(n)).unwrap();
+    }
+
+    /// Deletes a segment as a person does.
+    pub async fn delete(&self, n: u64) {
+        let LeadOutside { kv, store, clock } = self.outside();
+        let (boot, holder): (SinceBoot, _) = (Arc::new(since_boot), "a deletion".to_owned());
+        let (day, ttl) = (clock.clone(), SESSION_TTL_MIN);
+        let locks = WriteLocks::new(kv.clone(), store.clone(), day, boot, ttl, holder).unwrap();
+        let outside = DeleteOutside {
+            locks: Arc::new(locks),
+            store,
+            pool: PoolSource::Table(kv.clone()),
+            kv,
+            clock,
+            on_deleted: Arc::new(|| {}),
+        };
+        Deleter::new(outside).delete(&id(n)).await.unwrap();
+    }
+
+    /// The same with a file that is still there, as it was.
+    pub async fn delete_late(&self, n: u64) {
+        let modified = std::fs::metadata(self.file(n)).unwrap().modified().unwrap();
+        self.delete(n).await;
+        let version = modified.duration_since(UNIX_EPOCH).unwrap().as_secs() / 1_000;
+        self.put(n..n + 1, version);
+    }
+
+    /// Of which segments something was deleted.
+    pub async fn tombs(&self) -> Vec<SegmentId> {
+        let mut tombs = Tombs::default();
+        tombs.look(&*self.kv).await.unwrap();
+        let mut ids: Vec<_> = tombs.ids().cloned().collect();
+        ids.sort();
+        ids
     }
 
     fn file(&self, n: u64) -> std::path::PathBuf {

@@ -117,4 +117,15 @@ impl Lead {
         }
         Ok(())
     }
+
+    /// Takes away tombstones that are old, once a listing saw that nothing of what they name is there.
+    pub(super) async fn forget_deleted(&mut self, now_ms: u64) -> Result<(), CycleError> {
+        let Some(shown) = self.view.buried.take() else { return Ok(()) };
+        let (kv, tombs) = (&*self.outside.kv, &self.view.tombs);
+        let forgotten = tombs.prune(kv, &self.fence, now_ms, &shown).await?;
+        if forgotten > 0 {
+            tracing::info!(forgotten, "deletions of long ago");
+        }
+        Ok(())
+    }
 }

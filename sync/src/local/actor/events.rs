@@ -16,6 +16,7 @@ use crate::metrics;
 use crate::pool::guard;
 use crate::pool::{PoolEntry, PoolListing};
 use crate::pull::{Fetched, PullError, Pulled};
+use crate::tomb::Tombs;
 
 /// Between two looks at the mount, when nothing waits to be seen.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -80,7 +81,7 @@ impl Actor {
         self.listings_done = self.listings_begun;
         match seen {
             Seen::Listing { listing, took } => self.listed(*listing, took),
-            Seen::Lead { told, registered } => self.heard(told, registered),
+            Seen::Lead { told, registered, tombs } => self.heard(told, registered, &tombs),
             Seen::Nothing(error) => {
                 let lead = self.status.lead.get_or_insert_default();
                 let problem = error.to_string();
@@ -94,7 +95,7 @@ impl Actor {
         }
     }
 
-    fn heard(&mut self, told: Option<Told>, registered: bool) {
+    fn heard(&mut self, told: Option<Told>, registered: bool, tombs: &Tombs) {
         let lead = self.status.lead.get_or_insert_default();
         if lead.problem.take().is_some() {
             info!("the lead is heard again");
@@ -103,11 +104,20 @@ impl Actor {
         self.next_tell = Instant::now();
         lead.registered = registered;
         lead.heard_at_ms = Some(self.outside.clock.now_ms());
-        let Some(told) = told else { return };
-        lead.epoch = told.epoch.or(lead.epoch);
-        let (lines, dropped) = (told.lines.len(), told.dropped.len());
-        info!(lines, dropped, "the lead said something new");
-        self.state.take_told(&told, &*self.assignment);
+        if let Some(told) = told {
+            lead.epoch = told.epoch.or(lead.epoch);
+            let (lines, dropped) = (told.lines.len(), told.dropped.len());
+            info!(lines, dropped, "the lead said something new");
+            self.state.take_told(&told, &*self.assignment);
+        }
+        self.bury(tombs);
+    }
+
+    fn bury(&mut self, tombs: &Tombs) {
+        let deleted = self.state.bury(tombs, &*self.assignment, Instant::now());
+        if deleted > 0 {
+            info!(deleted, "segments were deleted");
+        }
     }
 
     fn listed(&mut self, listing: PoolListing, took: Duration) {
@@ -118,6 +128,7 @@ impl Actor {
             let first = report.unseen_examples.first().map_or("", String::as_str);
             warn!(unseen = report.unseen, first, "the listing of the deep store is incomplete");
         }
+        self.bury(&listing.tombs);
         let ratio = self.settings.max_removed_ratio;
         let delta = guard::compare(
             self.state.pool(),

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 
 use super::{Earlier, Report, Seat, SeatError, Seen};
+use crate::kv::Kv;
 use crate::pool;
 use crate::registry::{PoolRow, Registry};
 use crate::store::Store;
+use crate::tomb::Tombs;
 
 /// Rows read at once at the start.
 const ROWS_PER_PAGE: usize = 10_000;
@@ -18,12 +21,23 @@ const ROWS_PER_PAGE: usize = 10_000;
 pub struct Alone {
     store: Arc<dyn Store>,
     registry: Arc<dyn Registry>,
+    kv: Arc<dyn Kv>,
+    /// As they were read last.
+    tombs: Mutex<Tombs>,
 }
 
 impl Alone {
-    /// On a store and a registry.
-    pub fn new(store: Arc<dyn Store>, registry: Arc<dyn Registry>) -> Self {
-        Self { store, registry }
+    /// On a store, a registry, and the keys beside it, where it is written down what was deleted.
+    pub fn new(store: Arc<dyn Store>, registry: Arc<dyn Registry>, kv: Arc<dyn Kv>) -> Self {
+        Self { store, registry, kv, tombs: Mutex::default() }
+    }
+
+    async fn tombs(&self) -> Tombs {
+        let mut tombs = self.tombs.lock().await;
+        if let Err(error) = tombs.look(&*self.kv).await {
+            tracing::warn!(%error, "what was deleted cannot be read; going by what was read last");
+        }
+        tombs.clone()
     }
 }
 
@@ -46,7 +60,9 @@ impl Seat for Alone {
 
     async fn look(&self) -> Seen {
         let begun = Instant::now();
-        let listing = Box::new(pool::list(&*self.store).await);
+        let mut listing = Box::new(pool::list(&*self.store).await);
+        // after the listing: what it saw and is gone now is known to be deleted
+        listing.bury(self.tombs().await);
         Seen::Listing { listing, took: begun.elapsed() }
     }
 

@@ -15,11 +15,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Earlier, Report, Seat, SeatError, Seen};
-use crate::kv::{Kv, notify_changes};
+use crate::kv::{Key, Kv, Watched, Watcher, notify_changes};
 use crate::membership::{Membership, MembershipError, Told};
 use crate::planner::CopyState;
 use crate::pool::Pool;
 use crate::quota::{Assignment, Wanted};
+use crate::tomb::{TOMBS_KEY, Tombs};
+
+/// How long a look at the tombstones waits for a change.
+const TOMBS_WAIT: Duration = Duration::from_secs(60);
+/// The least pause between two: each look brings all, and deletions come in crowds.
+const TOMBS_PAUSE: Duration = Duration::from_millis(500);
 
 /// See the module.
 #[derive(Debug)]
@@ -31,7 +37,12 @@ pub struct Member {
     to_hold: ToHold,
     changed: Arc<Notify>,
     served: watch::Sender<Served>,
+    tombs: Arc<Followed>,
 }
+
+/// What was deleted, as far as it was heard.
+#[derive(Debug, Default)]
+struct Followed(StdMutex<Arc<Tombs>>);
 
 /// What others may be sent to a node for. `None` as long as it has not said all that it holds, and was heard; after that
 /// what was so last, be the registry away or empty.
@@ -56,8 +67,8 @@ impl Member {
         let (doubted_at, watching) = (Instant::now(), JoinSet::new());
         let speaking = Mutex::new(Speaking { membership, doubted_at, watching });
         let (to_hold, changed) = (ToHold::default(), Arc::new(Notify::new()));
-        let served = watch::Sender::default();
-        Self { kv, speaking, doubt, to_hold, changed, served }
+        let (served, tombs) = (watch::Sender::default(), Arc::default());
+        Self { kv, speaking, doubt, to_hold, changed, served, tombs }
     }
 
     /// What others may be sent here for, for those who tell them.
@@ -87,6 +98,9 @@ impl Member {
             let watching = notify_changes(self.kv.clone(), what, self.changed.clone());
             speaking.watching.spawn(watching);
         }
+        let below = crate::kv::key(TOMBS_KEY)?;
+        let (kv, tombs, changed) = (self.kv.clone(), self.tombs.clone(), self.changed.clone());
+        speaking.watching.spawn(async move { tombs.follow(&*kv, below, &changed).await });
         let changed = self.changed.clone();
         speaking.watching.spawn(async move {
             ending.cancelled().await;
@@ -147,7 +161,7 @@ impl Seat for Member {
 
     async fn look(&self) -> Seen {
         match self.hear().await {
-            Ok((told, registered)) => Seen::Lead { told, registered },
+            Ok((told, registered)) => Seen::Lead { told, registered, tombs: self.tombs.now() },
             Err(error) => Seen::Nothing(error.into()),
         }
     }
@@ -166,6 +180,32 @@ impl Seat for Member {
 
     fn announces(&self) -> bool {
         true
+    }
+}
+
+impl Followed {
+    fn now(&self) -> Arc<Tombs> {
+        self.0.lock().expect("no code panics while it holds the tombstones").clone()
+    }
+
+    /// Follows what lies `below`, for ever, and notifies `changed`.
+    async fn follow(&self, kv: &dyn Kv, below: Key, changed: &Notify) {
+        let mut watcher = Watcher::new(Watched::Below(below), TOMBS_WAIT);
+        loop {
+            match watcher.next(kv).await {
+                Ok(seen) => {
+                    let mut tombs = Tombs::clone(&self.now());
+                    if tombs.take(seen.entries) {
+                        *self.0.lock().expect("no code panics while it holds the tombstones") =
+                            Arc::new(tombs);
+                        changed.notify_one();
+                    }
+                }
+                // whoever looks at the assignment asks the same store, and says what is wrong with it
+                Err(_) => {}
+            }
+            tokio::time::sleep(TOMBS_PAUSE).await;
+        }
     }
 }
 

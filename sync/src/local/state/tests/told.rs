@@ -131,3 +131,30 @@ fn nothing_goes_that_was_not_told_to_drain_in_the_version_that_is_here() {
     told.hear(&[(3, 5)], &[], &[], &[]);
     assert_eq!((told.serves(3), told.goes()), (Some(5), Vec::new()));
 }
+
+#[test]
+fn what_was_deleted_goes_at_once_and_no_late_line_brings_it_back() {
+    let mut told = Told::new(vec![holding(1, 5), holding(2, 4), holding(3, 5)]);
+    told.hear(&[(1, 5), (2, 5), (3, 5)], &[], &[], &[]);
+    let tombs = Tombs::of([(id(1), stamp(5)), (id(2), stamp(5)), (id(3), stamp(4))]);
+    let bury = |told: &mut Told| told.world.state.bury(&tombs, &told.wanted, told.world.now);
+    assert_eq!(bury(&mut told), 2);
+    // in whatever version, and before anybody was told
+    assert_eq!([1, 2, 3].map(|n| told.serves(n)), [None, None, Some(5)]);
+    let mut gone = told.world.state.due_removals(told.world.now);
+    gone.sort_by_key(|removal| format!("{removal:?}"));
+    assert_eq!(gone, [1, 2].map(|n| Removal::Unpublish(id(n))));
+    let (told_rows, removed) = told.world.state.take_dirty(9);
+    assert!(told_rows.iter().all(|row| row.id == id(3)), "{told_rows:?}");
+    assert!(removed.contains(&id(1)) && removed.contains(&id(2)));
+    for n in [1, 2] {
+        told.world.state.removal_ended(&id(n), None);
+    }
+    // a lead that has not heard of it yet, and one that knows a newer version
+    told.hear(&[(1, 5)], &[], &[], &[]);
+    assert_eq!(bury(&mut told), 1);
+    assert_eq!(told.world.next(), None);
+    told.hear(&[(1, 6)], &[], &[], &[]);
+    assert_eq!(bury(&mut told), 0);
+    assert_eq!(told.world.next(), Some((id(1), 6)));
+}
