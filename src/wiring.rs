@@ -101,7 +101,7 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
     let local = Local::start(sync, scrub, outside, assignment).await?;
     let control = Arc::new(Control::new(local.handle(), view, config.sync.lag_max()));
     let manager = config.manager_settings(Server::Manager);
-    let pages = proxy::manager::run(manager, listener, control, metrics, shutdown.clone());
+    let pages = proxy::manager::run(manager, listener, control, None, metrics, shutdown.clone());
     let discovery = async {
         if let Some(discovery) = discovery {
             discovery.await;

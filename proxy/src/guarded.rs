@@ -3,7 +3,7 @@
 //!
 //! Invariants: a page in a browser gives no orders (a request with an `Origin` is refused, no CORS header
 //! is sent, and the host must be this server's); a bind that other machines can reach is refused unless it is wanted
-//! (`insecure_open`); who waits for a cycle waits no longer than `wait_ms`.
+//! (`insecure_open`), or only who has a token may order anything there; who waits for a cycle waits no longer than `wait_ms`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::QueryError;
 use crate::host::{HostKind, OwnNames};
 use crate::http::HttpSettings;
+use crate::tokens::{Right, Tokens};
 
 /// Settings of a server that takes orders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,18 +69,35 @@ pub fn check_bind(
     }
 }
 
-/// Serves `pages`, and `/metrics`, until `shutdown`.
+/// Pages that take orders about segments, and who may give any here.
+#[derive(Debug)]
+pub struct OrderPages {
+    /// They look at the tokens themselves: not all of them are orders.
+    pub pages: Router,
+    /// Who may.
+    pub tokens: Arc<Tokens>,
+}
+
+/// Serves `pages`, `orders` and `/metrics`, until `shutdown`. Who orders something of `pages`, by another method than
+/// GET, needs the same right as for `orders`.
 pub(crate) async fn serve(
     settings: &ManagerSettings,
     listener: TcpListener,
     pages: Router,
+    orders: Option<OrderPages>,
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    // these pages know no tokens yet
-    check_bind(listener.local_addr()?, true, settings.insecure_open)?;
+    let (orders, tokens) = match orders {
+        Some(OrderPages { pages, tokens }) => (pages, tokens),
+        None => (Router::new(), Arc::default()),
+    };
+    let open = tokens.is_open(Right::Manage);
+    check_bind(listener.local_addr()?, open, settings.insecure_open)?;
     let names = Arc::new(OwnNames::new(&settings.host_names));
     let pages = pages
+        .route_layer(middleware::from_fn_with_state(tokens, may_order))
+        .merge(orders)
         .route("/metrics", get(async move || crate::metrics::page(&metrics)))
         .layer(middleware::from_fn_with_state(names, no_strangers));
     crate::http::serve(listener, pages, settings.http, shutdown).await;
@@ -102,6 +120,16 @@ async fn no_strangers(
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     next.run(Request::from_parts(parts, body)).await
+}
+
+/// Lets through who only looks, and who may order.
+async fn may_order(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -> Response {
+    if !request.method().is_safe()
+        && let Err(refused) = tokens.check(Right::Manage, request.headers())
+    {
+        return refused.into_response();
+    }
+    next.run(request).await
 }
 
 /// Whether the caller waits for what it orders: `?wait=1`.

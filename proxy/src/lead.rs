@@ -13,25 +13,27 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use fsd::segment::SegmentId;
 use metrics_exporter_prometheus::PrometheusHandle;
-use sync::lead::{Asked, LeadHandle};
+use sync::lead::{Asked, LeadHandle, LeadStatus};
 use sync::pool_view::{Found, PoolView};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::guarded::{Cycle, ManagerSettings, Wait, well_or};
+use crate::guarded::{Cycle, ManagerSettings, OrderPages, Wait, well_or};
 
-/// Serves until `shutdown`. `pool` is the pool table as this process follows it.
+/// Serves until `shutdown`. `pool` is the pool table as this process follows it; `orders` are the pages of
+/// [`crate::segments`], if it takes such orders.
 pub async fn run(
     settings: ManagerSettings,
     listener: TcpListener,
     lead: LeadHandle,
     pool: Arc<PoolView>,
+    orders: Option<OrderPages>,
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let wait = Duration::from_millis(settings.wait_ms);
     let pages = router(Arc::new(App { wait, lead, pool }));
-    crate::guarded::serve(&settings, listener, pages, metrics, shutdown).await
+    crate::guarded::serve(&settings, listener, pages, orders, metrics, shutdown).await
 }
 
 struct App {
@@ -65,14 +67,19 @@ async fn sync_now(State(app): State<Arc<App>>, Query(wait): Query<Wait>) -> Resp
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
         Asked::NotLeading => {
-            let text = match &app.lead.status().leader {
-                Some(leader) => {
-                    format!("this one does not lead; {} at {} does\n", leader.node, leader.address)
-                }
-                None => "this one does not lead, and nobody else does now; try again\n".to_owned(),
-            };
+            let text = format!("{}\n", not_leading(&app.lead.status()));
             (StatusCode::MISDIRECTED_REQUEST, text).into_response()
         }
+    }
+}
+
+/// What a candidate says to orders that are the lead's.
+pub(crate) fn not_leading(status: &LeadStatus) -> String {
+    match &status.leader {
+        Some(leader) => {
+            format!("this one does not lead; {} at {} does", leader.node, leader.address)
+        }
+        None => "this one does not lead, and nobody else does now; try again".to_owned(),
     }
 }
 

@@ -20,6 +20,7 @@
 //! manager     the pages of a local synchronizer
 //! lead        the pages of a lead
 //! segments    orders about segments and schemas, as the original takes them
+//! managing    who carries them out
 //! schema      what a new segment begins with: hostile SQL, run in an empty database
 //! tokens      who may read, write and give orders
 //! health, metrics
@@ -37,6 +38,7 @@ pub mod http;
 pub mod lead;
 pub mod lease;
 pub mod manager;
+pub mod managing;
 pub mod metrics;
 pub mod mount;
 pub mod pool;

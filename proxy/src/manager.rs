@@ -18,7 +18,7 @@ use sync::local::health::{Health, NodeHealth};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::guarded::{Cycle, ManagerSettings, OpenBind};
+pub use crate::guarded::{Cycle, ManagerSettings, OpenBind, OrderPages};
 use crate::guarded::{Wait, well_or};
 
 /// What the pages need of the local synchronizer.
@@ -38,17 +38,18 @@ pub trait LocalControl: Send + Sync {
     async fn holds(&self, id: &SegmentId) -> bool;
 }
 
-/// Serves until `shutdown`.
+/// Serves until `shutdown`; `orders` are the pages of [`crate::segments`], if it takes such orders.
 pub async fn run(
     settings: ManagerSettings,
     listener: TcpListener,
     control: Arc<dyn LocalControl>,
+    orders: Option<OrderPages>,
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let wait = Duration::from_millis(settings.wait_ms);
     let pages = router(Arc::new(App { wait, control }));
-    crate::guarded::serve(&settings, listener, pages, metrics, shutdown).await
+    crate::guarded::serve(&settings, listener, pages, orders, metrics, shutdown).await
 }
 
 struct App {

@@ -47,6 +47,7 @@ use exchange::{Miss, exchange};
 use order::Candidate;
 pub use owner::OwnerMiss;
 pub use peer::LOAD_HEADER;
+pub(crate) use peer::health;
 use peer::{Peer, Peers};
 
 /// Rounds over all holders: what moves is found at its new place by then.
@@ -58,7 +59,7 @@ const IDLE: Duration = Duration::from_secs(15);
 /// Connections to one reader that are kept for the next question.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
-type HttpClient = Client<HttpConnector, Full<Bytes>>;
+pub(crate) type HttpClient = Client<HttpConnector, Full<Bytes>>;
 
 /// How other readers are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

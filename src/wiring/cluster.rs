@@ -44,7 +44,7 @@ pub async fn sync_lead(config: &Config, shutdown: CancellationToken) -> anyhow::
     let manager = config.manager_settings(Server::Lead);
     let discovery = discovery::of_candidate(config, &handle, shutdown.clone())?;
     let pages =
-        proxy::lead::run(manager, listener, handle, pool.clone(), metrics, shutdown.clone());
+        proxy::lead::run(manager, listener, handle, pool.clone(), None, metrics, shutdown.clone());
     // a service manager that is not there is no reason to stop
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let leading = async {

@@ -189,7 +189,7 @@ async fn probe(peer: Arc<Peer>, client: HttpClient, settings: ForwardSettings) {
 }
 
 /// The load of a reader that is well.
-async fn health(client: &HttpClient, url: &str) -> Option<usize> {
+pub(crate) async fn health(client: &HttpClient, url: &str) -> Option<usize> {
     let request = Request::get(url).body(Full::<Bytes>::default()).ok()?;
     let answer = client.request(request).await.ok()?;
     let (head, body) = answer.into_parts();

@@ -85,6 +85,14 @@ pub enum ManageError {
         /// Who leads, or that nobody does now.
         reason: String,
     },
+    /// What another manager said to whom the order was passed on.
+    #[error("{reason}")]
+    Passed {
+        /// The HTTP status that it had there.
+        status: u16,
+        /// Its words.
+        reason: String,
+    },
     /// So many schemas are being looked at that this one was not in time.
     #[error("{0} schemas are being looked at already; try again")]
     Busy(usize),
@@ -128,6 +136,11 @@ impl ManageError {
             | Self::Registry(_)
             | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoRoom { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Passed { status, .. } => match StatusCode::from_u16(*status) {
+                Ok(status) if status.is_client_error() || status.is_server_error() => status,
+                // what no manager says
+                Ok(_) | Err(_) => StatusCode::BAD_GATEWAY,
+            },
         }
     }
 
@@ -138,6 +151,7 @@ impl ManageError {
             Self::HolderAway { .. } | Self::WriterAway(_) | Self::Registry(_) | Self::Store(_) => {
                 Some(5)
             }
+            Self::Passed { .. } => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
             Self::BadRequest(_)
             | Self::BadSchema { .. }
             | Self::UnknownSchema(_)

@@ -131,7 +131,8 @@ async fn serve(
     let (settings, followed) = (ManagerSettings::default(), view.clone());
     let stop = shutdown.clone();
     tokio::spawn(async move { stop.run_until_cancelled(followed.follow(&*kv)).await });
-    let pages = proxy::lead::run(settings, listener, handle, view, metrics(), shutdown.clone());
+    let pages =
+        proxy::lead::run(settings, listener, handle, view, None, metrics(), shutdown.clone());
     (root, tokio::spawn(pages))
 }
 
@@ -258,7 +259,7 @@ async fn an_address_that_others_reach_is_refused_unless_wanted() {
         let stopped = CancellationToken::new();
         stopped.cancel();
         let (handle, view) = (lead.handle.clone(), Arc::new(PoolView::default()));
-        proxy::lead::run(settings, listener, handle, view, metrics(), stopped).await
+        proxy::lead::run(settings, listener, handle, view, None, metrics(), stopped).await
     };
     let error = open(ManagerSettings::default()).await.unwrap_err();
     assert!(error.to_string().contains("insecure_open"), "{error}");

@@ -1,12 +1,17 @@
 //! The segment manager's pages.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use axum::Router;
+use axum::routing::post;
 use fsd::segment::SegmentId;
-use proxy::manager::{Cycle, LocalControl, ManagerSettings, run};
+use proxy::manager::{Cycle, LocalControl, ManagerSettings, OrderPages, run};
+use proxy::tokens::{TokenSettings, Tokens};
 use sync::local::health::{Finding, Health, NodeHealth};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +65,7 @@ async fn orders_and_pages() {
         ManagerSettings::default(),
         listener,
         control,
+        None,
         metrics(),
         shutdown.clone(),
     ));
@@ -111,9 +117,54 @@ async fn an_address_that_others_reach_is_refused_unless_wanted() {
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let stopped = CancellationToken::new();
         stopped.cancel();
-        run(settings, listener, Arc::new(Local::default()), metrics(), stopped).await
+        run(settings, listener, Arc::new(Local::default()), None, metrics(), stopped).await
     };
     let error = open(ManagerSettings::default()).await.unwrap_err();
     assert!(error.to_string().contains("insecure_open"), "{error}");
     open(ManagerSettings { insecure_open: true, ..ManagerSettings::default() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn orders_about_segments_are_taken_from_who_has_the_token_and_no_page_in_a_browser() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("manage");
+    let mut options = std::fs::OpenOptions::new();
+    let mut open = options.write(true).create_new(true).mode(0o600).open(&file).unwrap();
+    open.write_all(b"0123456789abcdef-manage").unwrap();
+    let settings = TokenSettings { manage_file: Some(file), ..TokenSettings::default() };
+    let tokens = Arc::new(Tokens::load(&settings).unwrap());
+    let heard = Arc::new(AtomicUsize::new(0));
+    let hears = Arc::clone(&heard);
+    // whether its caller may is for the pages themselves
+    let order = post(async move || hears.fetch_add(1, Ordering::SeqCst).to_string());
+    let pages = Router::new().route("/provision", order);
+    let local = Arc::new(Local::default());
+    // closed by the token, it may be reached
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let root = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let shutdown = CancellationToken::new();
+    let control = Arc::clone(&local) as Arc<dyn LocalControl>;
+    let orders = Some(OrderPages { pages, tokens });
+    let settings = ManagerSettings::default();
+    let served =
+        tokio::spawn(run(settings, listener, control, orders, metrics(), shutdown.clone()));
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let status =
+        async |request: reqwest::RequestBuilder| request.send().await.unwrap().status().as_u16();
+    let post = |path: &str| client.post(format!("{root}{path}"));
+    for path in ["/sync", "/accept-removals", "/scrub"] {
+        assert_eq!(status(post(path)).await, 401, "{path}");
+    }
+    assert_eq!(status(post("/sync").bearer_auth("something-else-0123")).await, 401);
+    assert_eq!(local.cycles.load(Ordering::SeqCst), 0);
+    assert_eq!(status(post("/sync").bearer_auth("0123456789abcdef-manage")).await, 202);
+    for path in ["/status", "/health/ohio", "/metrics"] {
+        assert_eq!(status(client.get(format!("{root}{path}"))).await, 200, "{path}");
+    }
+    assert_eq!(status(post("/provision")).await, 200);
+    assert_eq!(status(post("/provision").header("origin", "http://evil.example")).await, 403);
+    assert_eq!(status(post("/provision").header("host", "evil.example")).await, 421);
+    assert_eq!(heard.load(Ordering::SeqCst), 1);
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(15), served).await.unwrap().unwrap().unwrap();
 }
