@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use fsd::cache::Cache;
@@ -36,6 +37,7 @@ mod cluster;
 mod control;
 mod discovery;
 mod elsewhere;
+mod managing;
 mod trigger;
 mod writing;
 
@@ -44,6 +46,9 @@ pub use trigger::trigger;
 pub use writing::write;
 
 use control::Control;
+
+/// How long a deletion waits for the synchronizer to hear of it.
+const ORDER_MAX: Duration = Duration::from_secs(1);
 
 /// Owns the mount until SIGTERM or SIGINT, or until a newer process took it over; blocking.
 pub fn fsd(config: &Config) -> anyhow::Result<()> {
@@ -93,15 +98,22 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
         node: config.display_name(),
         cache,
         seat,
-        store,
+        store: store.clone(),
         view: view.clone(),
         clock: Arc::new(SystemClock),
     };
     let (sync, scrub) = (config.sync.clone(), config.scrub.clone());
     let local = Local::start(sync, scrub, outside, assignment).await?;
+    let asked = local.handle();
+    let on_deleted = Arc::new(move || {
+        let asked = asked.clone();
+        // it only has to begin: how far it comes while this one waits does not matter
+        tokio::spawn(async move { asked.sync_now(ORDER_MAX).await });
+    });
+    let orders = Some(managing::of_node(config, store.clone(), on_deleted)?);
     let control = Arc::new(Control::new(local.handle(), view, config.sync.lag_max()));
     let manager = config.manager_settings(Server::Manager);
-    let pages = proxy::manager::run(manager, listener, control, None, metrics, shutdown.clone());
+    let pages = proxy::manager::run(manager, listener, control, orders, metrics, shutdown.clone());
     let discovery = async {
         if let Some(discovery) = discovery {
             discovery.await;

@@ -15,7 +15,7 @@ use sync::node::{Node, NodeName};
 use sync::pool_view::PoolView;
 use tokio_util::sync::CancellationToken;
 
-use super::{discovery, listen, metrics};
+use super::{discovery, listen, managing, metrics};
 use crate::config::{Config, Server};
 
 /// How often a node looks whether the registry still says of it what it told: what somebody changed there is mended
@@ -29,6 +29,7 @@ pub async fn sync_lead(config: &Config, shutdown: CancellationToken) -> anyhow::
     let listener = listen(config.listen(Server::Lead)).await?;
     let metrics = metrics()?;
     let outside = outside(config, kv.clone())?;
+    let store = outside.store.clone();
     let candidate = Candidate::new(
         kv.clone(),
         outside.store.clone(),
@@ -43,8 +44,17 @@ pub async fn sync_lead(config: &Config, shutdown: CancellationToken) -> anyhow::
     let pool = Arc::new(PoolView::default());
     let manager = config.manager_settings(Server::Lead);
     let discovery = discovery::of_candidate(config, &handle, shutdown.clone())?;
-    let pages =
-        proxy::lead::run(manager, listener, handle, pool.clone(), None, metrics, shutdown.clone());
+    let orders = managing::of_candidate(config, kv.clone(), store, &handle, pool.clone())?;
+    let orders = Some(orders);
+    let pages = proxy::lead::run(
+        manager,
+        listener,
+        handle,
+        pool.clone(),
+        orders,
+        metrics,
+        shutdown.clone(),
+    );
     // a service manager that is not there is no reason to stop
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let leading = async {

@@ -48,7 +48,7 @@ fn paused_at(root: &str, step: &str) {
     let hdfs = rig::hdfs::shared();
     // it stands there until the test ends it or the time is over: what comes after is late
     let trough = on(&hdfs, root)
-        .with_environment("FAILPOINTS", &format!("{step}=1*sleep(25000)"))
+        .with_environment("FAILPOINTS", &format!("{step}=1*sleep(14000)"))
         .allow("are an orphan")
         .allow("was lost");
     let trough = started(trough);

@@ -192,17 +192,14 @@ impl Followed {
     async fn follow(&self, kv: &dyn Kv, below: Key, changed: &Notify) {
         let mut watcher = Watcher::new(Watched::Below(below), TOMBS_WAIT);
         loop {
-            match watcher.next(kv).await {
-                Ok(seen) => {
-                    let mut tombs = Tombs::clone(&self.now());
-                    if tombs.take(seen.entries) {
-                        *self.0.lock().expect("no code panics while it holds the tombstones") =
-                            Arc::new(tombs);
-                        changed.notify_one();
-                    }
+            // what fails is told by whoever looks at the assignment, who asks the same store
+            if let Ok(seen) = watcher.next(kv).await {
+                let mut tombs = Tombs::clone(&self.now());
+                if tombs.take(seen.entries) {
+                    *self.0.lock().expect("no code panics while it holds the tombstones") =
+                        Arc::new(tombs);
+                    changed.notify_one();
                 }
-                // whoever looks at the assignment asks the same store, and says what is wrong with it
-                Err(_) => {}
             }
             tokio::time::sleep(TOMBS_PAUSE).await;
         }
