@@ -60,7 +60,7 @@ def writes_and_reads(client):
     assert rows == [{"id": 1}, {"id": 2}], rows
     error = raises(trough.client.TroughException, lambda: client.write("compat1", "insert into nowhere values (1)"))
     assert "no such table" in error.returned_message, error.returned_message
-    error = raises(trough.client.TroughException, lambda: client.read("compat1", "select nothing from pages"))
+    error = raises(trough.client.TroughException, lambda: client.read("compat1", "select nowhere from pages"))
     assert "no such column" in error.returned_message
     # a second client gets the same place
     assert shim.client(client.consul).write_url("compat1", "crawl") == client.write_url("compat1")

@@ -373,7 +373,7 @@ async fn s10_a_node_says_everything_again_as_soon_as_somebody_leads() {
         assert!(matches!(member.look().await, Seen::Nothing(_)), "nobody leads");
         set(&*kv, "trough/incarnation", "2").await;
         let seen = member.look().await;
-        assert!(matches!(seen, Seen::Lead { told: None, registered: true }), "{seen:?}");
+        assert!(matches!(seen, Seen::Lead { told: None, registered: true, .. }), "{seen:?}");
     };
     tokio::time::timeout(PATIENCE, looks).await.unwrap();
     assert_eq!(held(&*kv).await, before);

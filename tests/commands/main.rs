@@ -24,3 +24,4 @@ mod reads;
 mod segments;
 mod status;
 mod up;
+mod writing;
