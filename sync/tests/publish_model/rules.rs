@@ -17,6 +17,8 @@ pub struct Rules {
     pub told_before_acknowledged: bool,
     /// What an attempt that failed did publish after all is noted before the next one is.
     pub doubt_noted: bool,
+    /// A file whose log was moved to the orphans follows it there, whatever the lock says after the crash in between.
+    pub set_aside_finished: bool,
     /// The document of who took a lock, and has told nothing yet, keeps the epoch of the one before if that was of the
     /// same node, and else has one that is above all of that node's notes.
     pub taking_keeps_epoch: bool,
@@ -32,11 +34,16 @@ impl Rules {
         leftovers_swept: true,
         told_before_acknowledged: true,
         doubt_noted: false,
+        set_aside_finished: false,
         taking_keeps_epoch: false,
     };
     /// With these everything holds.
-    pub const WANTED: Self =
-        Self { doubt_noted: true, taking_keeps_epoch: true, ..Self::IMPLEMENTED };
+    pub const WANTED: Self = Self {
+        doubt_noted: true,
+        set_aside_finished: true,
+        taking_keeps_epoch: true,
+        ..Self::IMPLEMENTED
+    };
 }
 
 /// How much of everything there may be, so that there is an end to it.

@@ -164,7 +164,8 @@ impl World {
                         false => epoch == left.epoch,
                     })
             });
-            if alone && whole && left.goes_on_from(published, sealed) {
+            let begun = rules.set_aside_finished && disk.half != 0;
+            if alone && whole && !begun && left.goes_on_from(published, sealed) {
                 // who has lost its lock by now can do nothing with it
                 self.seen.passed_over |= holds && written_since != 0;
                 let (epoch, dirty) = (process.epoch, left.dirty);
