@@ -88,7 +88,7 @@ def shell(consul):
     with contextlib.redirect_stdout(said):
         one = trough.shell.TroughShell(shim.client(consul), [], writable=True, schema_id="crawl")
         for line in ["connect compat1;", "insert into pages (url) values ('from the shell');",
-                     "select url from pages where url like 'from%';", "show tables;", "show schemas;", "show connections;",
+                     "select url from pages where url = 'from the shell';", "show tables;", "show schemas;", "show connections;",
                      "promote"]:
             one.onecmd(line)
     with open(os.environ["SHELL_OUTPUT"]) as output:
