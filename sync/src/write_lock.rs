@@ -184,7 +184,9 @@ impl WriteLocks {
             Purpose::Put => None,
             Purpose::Own(claimant) => {
                 let dirty_since_ms = purpose.inherits(before.as_ref());
-                Some(Ownership::new(&self.holder, id, claimant, dirty_since_ms))
+                let epoch = claimant.epoch_for_now(before.as_ref());
+                let document = Ownership::new(&self.holder, id, claimant, dirty_since_ms);
+                Some(Ownership { epoch, ..document })
             }
         };
         let holding = || document::holding(&self.holder);

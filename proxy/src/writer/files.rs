@@ -15,6 +15,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fsd::segment::SegmentId;
 use serde::Serialize;
@@ -29,6 +30,8 @@ const PART: &str = ".part";
 const NOTE: &str = ".json";
 /// What lies beside a database that is, or was, open.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
+/// The longest wait for readers of a file that is set aside.
+const READERS_WAIT: Duration = Duration::from_secs(5);
 /// Orphans and notes that a listing gives.
 const LISTED_MAX: usize = 100_000;
 
@@ -121,7 +124,10 @@ impl Files {
 
     /// The notes of all orphans.
     pub fn orphans(&self) -> Result<Vec<Note>, FilesError> {
-        self.notes_in(&self.root.join("orphans"))
+        let notes = self.notes_in(&self.root.join("orphans"))?;
+        // a note whose file has not come yet is that of a process that ended in between
+        let there = |note: &Note| self.orphan(note).try_exists().unwrap_or(true);
+        Ok(notes.into_iter().filter(there).collect())
     }
 
     /// Where the orphan that `note` tells of lies.
@@ -133,15 +139,13 @@ impl Files {
     pub fn set_aside(&self, note: &Note) -> Result<PathBuf, FilesError> {
         let (from, to) = (self.database(&note.segment), self.orphan(note));
         self.write(&to.with_extension("json"), note)?;
-        // its log belongs to it: first, for the file says that there is something to be found
-        for end in BESIDE.iter().chain([&""]) {
-            let (from, to) = (with_end(&from, end), with_end(&to, end));
-            match std::fs::rename(&from, &to) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("rename", &from)(error));
-                }
-                _ => {}
+        // its log belongs to it: then it is one file, which is here or there whenever this process ends
+        fold_log(&from)?;
+        match std::fs::rename(&from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("rename", &from)(error));
             }
+            _ => {}
         }
         let orphans = self.root.join("orphans");
         sync_directory(&orphans)?;
@@ -219,6 +223,30 @@ impl Files {
 
     fn sync(&self) -> Result<(), FilesError> {
         sync_directory(&self.root)
+    }
+}
+
+/// Moves the log of the database at `path`, if both are there, into its file, durably.
+fn fold_log(path: &Path) -> Result<(), FilesError> {
+    let fold = || -> rusqlite::Result<()> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
+        let database = rusqlite::Connection::open_with_flags(path, flags)?;
+        // a reader that has it open lets go of it soon
+        database.busy_timeout(READERS_WAIT)?;
+        database.pragma_update(None, "synchronous", "full")?;
+        let mode: String =
+            database.pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0))?;
+        match mode == "delete" {
+            true => Ok(()),
+            false => Err(rusqlite::Error::InvalidQuery),
+        }
+    };
+    match path.try_exists() {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            fold().map_err(|error| failed("fold the log into", path)(io::Error::other(error)))
+        }
+        Err(error) => Err(failed("look at", path)(error)),
     }
 }
 

@@ -109,7 +109,7 @@ impl Segment {
         if let Some(left) = left {
             // a lock that nobody has left is that of a clean end, or of a registry that forgot
             let alone = tenure.lock().before().is_none_or(|before| {
-                before.node == outside.node && before.epoch.is_none_or(|epoch| epoch == left.epoch)
+                before.node == outside.node && before.epoch.is_none_or(|epoch| epoch <= left.epoch)
             });
             let whole = files.database(id).try_exists().unwrap_or(false);
             if alone && whole && left.goes_on_from(published.as_ref()) {
@@ -279,7 +279,12 @@ impl Segment {
 
     async fn publish(&self, copy: PathBuf) -> Result<Publication, PromoteError> {
         let about_to = |digest: &Digest| {
-            let noted = self.hold.write_down(|note| note.publishing = Some(*digest));
+            // an attempt that failed may have published all the same, which the tenure has found out by now
+            let from = self.hold.tenure().published().map(|published| published.stamp);
+            let noted = self.hold.write_down(|note| {
+                note.from = from;
+                note.publishing = Some(*digest);
+            });
             noted.map_err(|error| std::io::Error::other(error.to_string()))
         };
         let quiet: OnProgress = Arc::new(|_, _| {});

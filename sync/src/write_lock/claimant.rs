@@ -12,6 +12,7 @@ use fsd::segment::SegmentId;
 
 use super::Ownership;
 use crate::node::NodeName;
+use crate::registry::Epoch;
 
 /// A writer that wants to own a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,19 @@ pub struct Claimant {
     pub schema: Option<SegmentId>,
     /// Whether it takes what another node left with rows that are not published.
     pub takeover: Takeover,
+}
+
+impl Claimant {
+    /// What the document of who takes a lock says of its epoch, which is not known yet: if it dies before it has told,
+    /// its next life must see whether another had the lock since its last note. So what its own node said stays, and
+    /// after another's it is one above all.
+    pub(super) fn epoch_for_now(&self, before: Option<&Ownership>) -> Option<Epoch> {
+        match before {
+            Some(before) if before.node == self.node => before.epoch,
+            Some(_) => Some(Epoch { incarnation: u64::MAX, index: u64::MAX }),
+            None => None,
+        }
+    }
 }
 
 /// When a segment is taken from a node that is gone, and has rows of it that are not published.

