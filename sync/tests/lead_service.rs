@@ -103,6 +103,12 @@ async fn one_leads_and_what_changes_brings_a_cycle_about() {
     assert!(cycle(&status).list_ms.is_some());
     assert_eq!(place.pool().await.len(), 11);
 
+    // a deletion
+    place.delete(10).await;
+    let ten = |status: &LeadStatus| cycle(status).figures.is_some_and(|f| f.segments == 10);
+    one.until("a deletion to be seen", ten).await;
+    assert_eq!(place.pool().await.len(), 10);
+
     // orders
     Orders::change(&*place.kv, |orders| orders.paused = true).await.unwrap();
     let paused = |status: &LeadStatus| {

@@ -380,6 +380,38 @@ async fn s10_a_node_says_everything_again_as_soon_as_somebody_leads() {
     assert!(document(&*kv).await.announced);
 }
 
+/// As soon as it is deleted, and also of what was deleted while it was away.
+#[tokio::test]
+async fn a_node_hears_what_was_deleted() {
+    let (dir, kv) = file();
+    let tomb = async |id: &str| {
+        let text = format!(
+            r#"{{"format":1,"id":"{id}","versions":[{{"length":10,"mtime_ms":1}}],"deleted_ms":5}}"#
+        );
+        let (key, value) = (Key::new(format!("trough/tomb/{id}")).unwrap(), text.into_bytes());
+        let value = zstd::bulk::compress(&value, 3).unwrap().into();
+        kv.txn(&[Op::Set { key, value }]).await.unwrap();
+    };
+    tomb("a").await;
+    let membership = member(&kv, &dir.path().join("session"));
+    let member = Member::new(kv.clone(), membership, Duration::from_secs(3_600));
+    set(&*kv, "trough/incarnation", "1").await;
+    let hears = async |text: &str| {
+        loop {
+            let seen = member.look().await;
+            let Seen::Lead { tombs, .. } = seen else { panic!("{seen:?}") };
+            if tombs.names(&id(text), V1) {
+                break;
+            }
+            assert!(!tombs.names(&id(text), V2));
+            member.changed().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, hears("a")).await.expect("it hears of the one before");
+    let heard = async { tokio::join!(hears("b"), tomb("b")) };
+    tokio::time::timeout(PATIENCE, heard).await.expect("it hears of the other");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s10_a_consul_that_comes_back_empty_is_told_everything_again() {
     let consul = rig::consul::Consul::start();

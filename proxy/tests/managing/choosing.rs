@@ -45,6 +45,7 @@ async fn something_new_goes_to_the_least_full_node_and_all_who_ask_are_told_that
     for ask in asks.collect::<Vec<_>>() {
         assert_eq!(ask.await.unwrap().unwrap(), opened(&roomy, "ohio"));
     }
+    assert_eq!(roomy.busy_with(), 1, "they ask one after the other");
     for other in [&full, &out, &leaving] {
         assert_eq!(other.asked(), [""; 0], "{}", other.name);
     }

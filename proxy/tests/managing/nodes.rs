@@ -143,6 +143,8 @@ struct Hears {
     load: Mutex<Option<usize>>,
     asked: Mutex<Vec<String>>,
     tokens: Mutex<Vec<String>>,
+    /// Orders that it is busy with, and the most that these were at one time.
+    busy: Mutex<(usize, usize)>,
 }
 
 impl FakeNode {
@@ -156,6 +158,7 @@ impl FakeNode {
             load: Mutex::new(Some(0)),
             asked: Mutex::default(),
             tokens: Mutex::default(),
+            busy: Mutex::default(),
         });
         let router = Router::new()
             .route("/provision", post(order))
@@ -203,6 +206,11 @@ impl FakeNode {
 
     pub fn tokens(&self) -> Vec<String> {
         self.hears.tokens.lock().unwrap().clone()
+    }
+
+    /// With how many orders it was busy at one time, at the most.
+    pub fn busy_with(&self) -> usize {
+        self.hears.busy.lock().unwrap().1
     }
 
     pub async fn own(&self, segment: &str) {
@@ -264,7 +272,14 @@ async fn order(State(hears): State<Arc<Hears>>, request: Request) -> Response {
     let act = hears.act.lock().unwrap().clone();
     let opens = matches!(act, Act::Open | Act::OpenAndBreakOff) && page == "/provision";
     if opens {
+        {
+            let mut busy = hears.busy.lock().unwrap();
+            *busy = (busy.0 + 1, busy.1.max(busy.0 + 1));
+        }
+        // so long that another would come meanwhile
+        tokio::time::sleep(Duration::from_millis(20)).await;
         hears.own(&id(&segment)).await;
+        hears.busy.lock().unwrap().0 -= 1;
     }
     match act {
         Act::Say(status, text) => (StatusCode::from_u16(status).unwrap(), text).into_response(),
