@@ -4,7 +4,7 @@
 #   rig/bench.sh --row 4    one row alone, nothing is written
 #   rig/bench.sh --quick    small sizes, to try the benchmark itself
 #
-# Data sets (5 GB) are made once, below ~/.cache/trough/bench.
+# Data sets (6 GB) are made once, below ~/.cache/trough/bench.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,5 +1,5 @@
 //! What is measured in a process of its own, because its memory counts: this program starts itself again with
-//! `--alone NAME`, and that one prints its figures as JSON.
+//! `--alone NAME`, and that one prints its figures as JSON. So does the writer of rows 13 to 15, which is asked instead.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +17,16 @@ pub enum Alone {
     Planner,
     /// The pool table in a reader.
     PoolTable,
+    /// A writer, until its standard input ends.
+    Writer,
+}
+
+impl Alone {
+    /// What the option calls it.
+    pub fn name(self) -> anyhow::Result<String> {
+        let name = self.to_possible_value().context("a name for what is measured")?;
+        Ok(name.get_name().to_owned())
+    }
 }
 
 /// Figures by name.
@@ -27,6 +37,7 @@ pub fn run(what: Alone, segments: u64) -> anyhow::Result<()> {
     let mut figures = match what {
         Alone::Planner => rows::planner::measure(segments),
         Alone::PoolTable => rows::pool_table::measure(segments),
+        Alone::Writer => return rows::writing::server::serve(),
     }?;
     figures.insert("peak_mib".to_owned(), memory_mib("VmHWM")?);
     println!("{}", serde_json::to_string(&figures)?);
@@ -35,12 +46,12 @@ pub fn run(what: Alone, segments: u64) -> anyhow::Result<()> {
 
 /// Has another process measure `what`, with a file that it finds by the name of a variable.
 pub fn start(what: Alone, segments: u64, file: Option<(&str, &Path)>) -> anyhow::Result<Figures> {
-    let name = what.to_possible_value().context("a name for what is measured")?;
+    let name = what.name()?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--alone", name.get_name(), "--segments", &segments.to_string()]);
+    command.args(["--alone", &name, "--segments", &segments.to_string()]);
     command.envs(file);
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "measuring {} ended with {}", name.get_name(), output.status);
+    ensure!(output.status.success(), "measuring {name} ended with {}", output.status);
     serde_json::from_slice(&output.stdout).context("read the figures")
 }
 

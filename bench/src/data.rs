@@ -12,11 +12,13 @@ use fsd::cache::{Cache, CacheSettings, Source, Verified};
 use fsd::segment::{Digest, SegmentId, Stamp};
 use rusqlite::Connection;
 
-/// What all data sets and one run's output take at most, in bytes: 1 GiB in a cache, 2 GiB of segments, all of
-/// those three times in HDFS and twice as copies, and what `put` writes.
+/// What all data sets and one run's output take at most, in bytes: 1 GiB in a cache, another as a file, 2 GiB of
+/// segments, all of those three times in HDFS and twice as copies, and what `put` writes.
 const ROOM_BYTES: u64 = 20 << 30;
 /// When everything in a data set was last changed, milliseconds since 1970.
 const MTIME_MS: u64 = 1_700_000_000_000;
+/// What a segment file is called that is alone.
+const FILE: &str = "segment.sqlite";
 /// Segments published in one step while a cache is made.
 const BATCH: usize = 1_000;
 
@@ -86,6 +88,13 @@ impl Place {
             std::fs::remove_file(&file).context("remove the original")
         })
         .map(|dir| dir.join("cache"))
+    }
+
+    /// A segment file of about `mib` MiB; see [`write_segment`].
+    pub fn segment(&self, mib: u64) -> anyhow::Result<PathBuf> {
+        let made =
+            self.made(&format!("file-1x{mib}MiB-v1"), |dir| write_segment(&dir.join(FILE), mib));
+        Ok(made?.join(FILE))
     }
 
     /// A directory of `count` segment files of about 8 MiB.

@@ -23,7 +23,7 @@ mod service;
 #[derive(Debug, Parser)]
 struct Options {
     /// Measure this row alone; may be given again [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=12))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=15))]
     row: Vec<u8>,
     /// Small sizes and few runs, to try the benchmark itself; nothing is written
     #[arg(long)]

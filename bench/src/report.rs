@@ -119,7 +119,8 @@ impl Table {
              Machine: {machine}; a virtual machine whose cores and disk are shared with others. HDFS (one NameNode, \
              three DataNodes, every block on all three) runs on the same cores and the same disk, for both sides; so \
              do, for rows 10 to 12, three servers of Consul and three machines with an agent each, in network \
-             namespaces.\n\n\
+             namespaces. The writer of rows 13 to 15 is a process of its own, and its clients are another, on the same \
+             cores.\n\n\
              Ratios come from interleaved runs: both sides one right after the other, who begins changes from round \
              to round; the figure is the median of the rounds' ratios, beside it the lowest and the highest. Steal is \
              the part of processor time that the hypervisor gave to others during the row, load the run queue at its \

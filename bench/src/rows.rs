@@ -14,12 +14,13 @@ pub mod pool_table;
 mod put;
 mod reading;
 mod staging;
+pub mod writing;
 
 /// Measures one row.
 pub type Measure = fn(&Place) -> anyhow::Result<Vec<Outcome>>;
 
 /// Every row by its number.
-pub const ALL: [(u8, Measure); 12] = [
+pub const ALL: [(u8, Measure); 15] = [
     (1, reading::pooled),
     (2, reading::plain),
     (3, reading::sequential),
@@ -32,4 +33,7 @@ pub const ALL: [(u8, Measure); 12] = [
     (10, lead::cycles),
     (11, fresh::segments),
     (12, forward::queries),
+    (13, writing::single),
+    (14, writing::bulk),
+    (15, writing::promotion),
 ];

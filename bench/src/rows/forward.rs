@@ -131,7 +131,7 @@ impl Client {
 }
 
 /// Where the body of an answer begins and how long it is; `None` before all of its head is there.
-fn body_of(answer: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
+pub(super) fn body_of(answer: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
     let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(&answer[..end])?.to_ascii_lowercase();
     ensure!(head.starts_with("http/1.1 200 "), "{}", String::from_utf8_lossy(answer));

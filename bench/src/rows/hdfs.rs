@@ -1,4 +1,4 @@
-//! The HDFS of rows 4, 5 and 10 to 12, and what they do with it.
+//! The HDFS of rows 4, 5, 10 to 12 and 15, and what they do with it.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 /// Threads of every side: Hadoop's `-t`, and `sync.pulls` of trough's defaults.
 pub const THREADS: usize = 4;
 /// DataNodes remove the blocks of deleted files some heartbeats later, and a heartbeat comes each second.
-const BLOCKS_GO: Duration = Duration::from_secs(4);
+pub const BLOCKS_GO: Duration = Duration::from_secs(4);
 
 /// A running HDFS, its client, and a runtime for both.
 pub struct Deep {
