@@ -132,7 +132,7 @@ fn s5_s9_s10_all_processes_killed_at_once_leave_what_the_next_start_repairs() {
     }
     wait_all_held(&trough, 3);
     let up = trough.up_pid();
-    let children = ["fsd", "sync", "read"].map(|name| trough.child_pid(name));
+    let children = ["fsd", "sync", "read", "write"].map(|name| trough.child_pid(name));
     send(up, Signal::STOP);
     for pid in children {
         send(pid, Signal::KILL);
