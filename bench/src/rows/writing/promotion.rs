@@ -133,7 +133,6 @@ struct Writer<'a> {
     runtime: &'a Runtime,
     server: Server,
     id: SegmentId,
-    clients: RefCell<Vec<Client>>,
     written: Cell<u64>,
 }
 
@@ -142,10 +141,13 @@ impl<'a> Writer<'a> {
         runtime.block_on(async {
             let server = Server::start(dir, store, LogSync::Each).await?;
             server.control.provision(&id, None).await?;
-            let clients = Client::connect_all(CLIENTS, &server.address, &id, SCRIPT).await?;
-            let (clients, written) = (RefCell::new(clients), Cell::new(0));
-            Ok(Self { runtime, server, id, clients, written })
+            Ok(Self { runtime, server, id, written: Cell::new(0) })
         })
+    }
+
+    /// New ones each time: a writer closes connections that lie idle for minutes.
+    async fn clients(&self, count: usize) -> anyhow::Result<Vec<Client>> {
+        Client::connect_all(count, &self.server.address, &self.id, SCRIPT).await
     }
 
     /// The next row's script.
@@ -163,10 +165,10 @@ impl<'a> Writer<'a> {
 
     /// The same of a segment that has something new, while nobody writes.
     fn promote(&self) -> anyhow::Result<Duration> {
-        let first = self.script();
-        let mut clients = self.clients.borrow_mut();
         let time = self.runtime.block_on(async {
-            clients[0].post(&first).await?;
+            for mut client in self.clients(1).await? {
+                client.post(&self.script()).await?;
+            }
             self.publish().await
         })?;
         settle();
@@ -178,9 +180,10 @@ impl<'a> Writer<'a> {
         &self,
         during: impl Future<Output = anyhow::Result<Duration>>,
     ) -> anyhow::Result<(Duration, Vec<Duration>)> {
-        let mut clients = self.clients.borrow_mut();
-        let writing = send_during(&mut clients, || self.script(), during);
-        let (time, mut times) = self.runtime.block_on(writing)?;
+        let (time, mut times) = self.runtime.block_on(async {
+            let mut clients = self.clients(CLIENTS).await?;
+            send_during(&mut clients, || self.script(), during).await
+        })?;
         times.sort();
         ensure!(!times.is_empty(), "nothing was written");
         Ok((time, times))
