@@ -234,7 +234,7 @@ impl Stage {
         self.clients.until_settled(case, &self.machines, self.nodes);
         self.machines.until_held(self.clients.segments());
         self.clients.all_right(&format!("{case}, and all is over"), &self.machines);
-        let said = self.machines.say("c", &["sync", "plan", "--json"]);
+        let said = self.machines.say_in_the_end("c", &["sync", "plan", "--json"]);
         let forecast: Forecast = serde_json::from_str(&said).unwrap();
         let rest = (forecast.refused, forecast.pulls.segments, forecast.unplaced_segments);
         assert_eq!(rest, (None, 0, 0), "{case}: a second plan has something to do: {said}");
