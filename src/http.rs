@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
-use reqwest::Client;
+use proxy::tokens::Right;
+use reqwest::{Client, RequestBuilder};
+
+use crate::config::Config;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,6 +25,18 @@ pub fn client(quiet: Option<Duration>) -> anyhow::Result<Client> {
         .no_proxy()
         .build()
         .context("set up the HTTP client")
+}
+
+/// `request` with a token that gives `right`, where one is needed.
+pub fn authorized(
+    request: RequestBuilder,
+    config: &Config,
+    right: Right,
+) -> anyhow::Result<RequestBuilder> {
+    Ok(match config.tokens.own(right)? {
+        Some(token) => request.bearer_auth(token),
+        None => request,
+    })
 }
 
 /// The URL at which a listening address is reached from this machine.

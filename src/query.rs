@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use fsd::segment::SegmentId;
 use futures::StreamExt;
+use proxy::tokens::Right;
 use reqwest::{Response, StatusCode};
 
 use crate::cli::{Format, Query};
@@ -40,6 +41,7 @@ pub async fn run(config: &Config, options: &Query) -> anyhow::Result<ExitCode> {
         None => http::url_of(&config.node.read_listen)?,
     };
     let request = http::client(None)?.post(&url).query(&[("segment", id.as_str())]).body(sql);
+    let request = http::authorized(request, config, Right::Read)?;
     let response = match request.send().await {
         Ok(response) => response,
         Err(error) => {

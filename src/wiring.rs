@@ -42,7 +42,7 @@ mod trigger;
 mod writing;
 
 pub use cluster::{kv, outside, sync_lead};
-pub use trigger::trigger;
+pub use trigger::{manager_url, trigger};
 pub use writing::write;
 
 use control::Control;
@@ -147,7 +147,7 @@ pub fn publisher(config: &Config, on_progress: OnProgress) -> anyhow::Result<Pub
 }
 
 /// Where locks are.
-fn keys(config: &Config) -> anyhow::Result<Arc<dyn Kv>> {
+pub fn keys(config: &Config) -> anyhow::Result<Arc<dyn Kv>> {
     if config.in_cluster() {
         return kv(config);
     }

@@ -127,3 +127,36 @@ fn the_segments_of_a_machine_are_listed_with_what_became_of_them() {
     until("both are held", || csv("state = 'held' AND copies = 1").lines().count() == 3);
     assert!(csv("id GLOB 'u*'").lines().nth(1).unwrap().starts_with("utah,held,"));
 }
+
+#[test]
+fn where_tokens_are_needed_the_commands_of_the_machine_have_them_and_others_do_not() {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut trough = Trough::new();
+    for right in ["read", "write", "manage"] {
+        let mut file = std::fs::OpenOptions::new();
+        let path = trough.dir().join(right);
+        let mut file = file.write(true).create_new(true).mode(0o600).open(path).unwrap();
+        std::io::Write::write_all(
+            &mut file,
+            format!("# whose\n{right}-0123456789abcdef\n").as_bytes(),
+        )
+        .unwrap();
+    }
+    // a period that the trigger of `put` need not be waited for with
+    trough = trough.with_settings_file(
+        "[tokens]\nread_file = \"read\"\nwrite_file = \"write\"\nmanage_file = \"manage\"\n\n[sync]\nperiod_s = 3600\n",
+    );
+    trough.start();
+    trough.wait_ready();
+    trough.put("ohio", 1);
+    trough.wait_answers("ohio", 1);
+    trough.put("ohio", 2);
+    trough.wait_answers("ohio", 2);
+    for order in ["now", "scrub"] {
+        let ordered = trough.command(&["sync", order]);
+        assert!(ordered.status.success(), "{order}: {}", text(&ordered.stderr));
+    }
+    assert_eq!(trough.ask("ohio", "SELECT n FROM t").0, 401);
+    let orders = format!("http://127.0.0.1:{}/sync", trough.manager_port());
+    assert_eq!(support::http("POST", &orders, "").0, 401);
+}

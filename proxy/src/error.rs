@@ -10,6 +10,7 @@ use fsd::segment::SegmentId;
 use sync::node::NodeName;
 
 use crate::body::BodyError;
+use crate::tokens::TokenRefused;
 
 /// Why a query got no answer, or not the whole of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +18,9 @@ pub enum QueryError {
     /// The request itself cannot be understood.
     #[error("{0}")]
     BadRequest(String),
+    /// The caller may not ask here.
+    #[error(transparent)]
+    Token(#[from] TokenRefused),
     /// SQLite does not take the statement, or it failed while it ran.
     #[error("{0}")]
     BadSql(String),
@@ -168,6 +172,7 @@ impl QueryError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::BadSql(_) => StatusCode::BAD_REQUEST,
+            Self::Token(refused) => refused.status(),
             Self::Refused(_) => StatusCode::FORBIDDEN,
             Self::NotInPool(_) => StatusCode::NOT_FOUND,
             Self::TimeLimit { .. } | Self::SlowBody { .. } | Self::SlowClient { .. } => {
@@ -212,6 +217,7 @@ impl QueryError {
             // the synchronizer's next look at the pool
             Self::NotHeld { .. } | Self::PoolUnknown(_) => Some(10),
             Self::BadRequest(_)
+            | Self::Token(_)
             | Self::BadSql(_)
             | Self::Refused(_)
             | Self::NotInPool(_)
@@ -242,6 +248,9 @@ impl From<BodyError> for QueryError {
 
 impl IntoResponse for QueryError {
     fn into_response(self) -> Response {
+        if let Self::Token(refused) = self {
+            return refused.into_response();
+        }
         // SQLite quotes the statement in its messages, line breaks and all
         let line = self.to_string().replace(['\n', '\r'], " ");
         let text = HeaderValue::from_static("text/plain; charset=utf-8");

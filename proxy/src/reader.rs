@@ -34,6 +34,7 @@ use crate::metrics::{DURATION, QUERIES};
 use crate::mount::Mount;
 use crate::pool::{Pool, Source, Sources};
 use crate::route::{LOAD_HEADER, Route};
+use crate::tokens::Tokens;
 
 mod journey;
 mod owned;
@@ -53,7 +54,7 @@ pub const VERSION_HEADER: HeaderName = HeaderName::from_static("trough-version")
 /// The segment that answers.
 pub const SEGMENT_HEADER: HeaderName = HeaderName::from_static("trough-segment");
 
-/// What a reader knows beyond its mount.
+/// What a reader knows beyond its mount, and whom it answers.
 #[derive(Debug)]
 pub struct Elsewhere {
     /// Of the pool.
@@ -64,6 +65,8 @@ pub struct Elsewhere {
     pub owners: Option<Arc<OwnersView>>,
     /// What the writer of this node lets be read; `None` where there is none.
     pub leases: Option<Leases>,
+    /// Who may ask.
+    pub tokens: Arc<Tokens>,
 }
 
 /// Serves queries from `view` until `shutdown`.
@@ -184,6 +187,7 @@ struct App {
     route: Option<Route>,
     owners: Option<Arc<OwnersView>>,
     leases: Option<Leases>,
+    tokens: Arc<Tokens>,
     pool: Arc<Pool>,
     health: Health,
     metrics: PrometheusHandle,
@@ -198,7 +202,7 @@ impl App {
         elsewhere: Elsewhere,
         metrics: PrometheusHandle,
     ) -> Self {
-        let Elsewhere { catalogue, route, owners, leases } = elsewhere;
+        let Elsewhere { catalogue, route, owners, leases, tokens } = elsewhere;
         let (mounted, sqlite) = (Arc::clone(&mount), settings.sqlite);
         let pool = Pool::new(
             Sources { mount: mounted, leases: leases.clone(), sqlite },
@@ -211,6 +215,7 @@ impl App {
             route,
             owners,
             leases,
+            tokens,
             pool: Arc::new(pool),
             health: Health::new(mount, catalogue),
             metrics,

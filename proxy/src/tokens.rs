@@ -34,6 +34,15 @@ pub struct TokenSettings {
     pub manage_file: Option<PathBuf>,
 }
 
+impl TokenSettings {
+    /// What this machine sends where `right` is needed, by the files that its own servers have: the first token of the
+    /// least right that suffices. `None` where everybody has that right.
+    pub fn own(&self, right: Right) -> Result<Option<String>, TokenError> {
+        let files = [&self.read_file, &self.write_file, &self.manage_file];
+        files[right as usize].as_deref().map(file::first).transpose()
+    }
+}
+
 /// What a caller may do; a greater one includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Right {

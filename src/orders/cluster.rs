@@ -121,7 +121,7 @@ async fn sync_now(config: &Config, kv: &dyn Kv) -> anyhow::Result<String> {
     };
     let url = format!("http://{}/sync?wait=1", leader.address);
     let timeout = HEARD_TIMEOUT + Duration::from_millis(config.manager.wait_ms);
-    let (status, _) = post(&url, timeout).await?;
+    let (status, _) = post(config, &url, timeout).await?;
     Ok(match status {
         reqwest::StatusCode::OK => format!(
             "{} listed the deep store and planned; `trough status` shows how far the nodes are",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use proxy::tokens::Right;
 use reqwest::StatusCode;
 
 use crate::config::Config;
@@ -53,13 +54,18 @@ impl LocalOrder {
 /// Gives the order, and says what came of it.
 pub async fn give(config: &Config, order: LocalOrder) -> anyhow::Result<String> {
     let url = format!("{}{}", http::url_of(&config.node.manager_listen)?, order.path());
-    let (status, text) = post(&url, order.timeout(config)).await?;
+    let (status, text) = post(config, &url, order.timeout(config)).await?;
     Ok(order.outcome(status, &text).to_owned())
 }
 
-/// POSTs to `url`; the answer's status and text, or why it was refused.
-pub async fn post(url: &str, timeout: Duration) -> anyhow::Result<(StatusCode, String)> {
-    let answer = http::client(Some(timeout))?.post(url).send().await;
+/// POSTs to `url`, as one who may give orders; the answer's status and text, or why it was refused.
+pub async fn post(
+    config: &Config,
+    url: &str,
+    timeout: Duration,
+) -> anyhow::Result<(StatusCode, String)> {
+    let request = http::client(Some(timeout))?.post(url);
+    let answer = http::authorized(request, config, Right::Manage)?.send().await;
     let answer = answer.with_context(|| format!("ask {url}; is the synchronizer running?"))?;
     let status = answer.status();
     let text = answer.text().await.context("read the synchronizer's answer")?;

@@ -8,6 +8,7 @@ use proxy::catalogue::one_machine::OneMachine;
 use proxy::lease::Leases;
 use proxy::reader::Elsewhere;
 use proxy::route::Route;
+use proxy::tokens::Tokens;
 use sync::clock::since_boot;
 use sync::nodes_view::NodesView;
 use sync::owners_view::OwnersView;
@@ -28,9 +29,10 @@ pub fn elsewhere(config: &Config) -> anyhow::Result<(Elsewhere, JoinSet<()>)> {
     let owners = Some(owners);
     // where no writer runs there is no lease
     let leases = Some(Leases::new(config.write.dir.clone(), Arc::new(since_boot)));
+    let tokens = Arc::new(Tokens::load(&config.tokens)?);
     if config.registry.kind == RegistryKind::File {
         let catalogue = Arc::new(OneMachine::new(registry(config)?));
-        return Ok((Elsewhere { catalogue, route: None, owners, leases }, following));
+        return Ok((Elsewhere { catalogue, route: None, owners, leases, tokens }, following));
     }
     let own = cluster::name(config)?;
     let (pool, nodes) = (Arc::<PoolView>::default(), Arc::<NodesView>::default());
@@ -40,7 +42,7 @@ pub fn elsewhere(config: &Config) -> anyhow::Result<(Elsewhere, JoinSet<()>)> {
     following.spawn(async move { ended(follows_nodes.follow(&*kv).await) });
     let catalogue = Arc::new(Cluster::new(pool, nodes.clone()));
     let route = Some(Route::new(own, nodes, config.read.forward));
-    Ok((Elsewhere { catalogue, route, owners, leases }, following))
+    Ok((Elsewhere { catalogue, route, owners, leases, tokens }, following))
 }
 
 /// Following ends only when it could not begin: a key that is none, which is a defect.

@@ -8,7 +8,7 @@ use proxy::manager::OrderPages;
 use proxy::managing::lead::{LeadManager, LeadOutside};
 use proxy::managing::local::{LocalManager, LocalOutside};
 use proxy::segments::{SegmentManager, routes};
-use proxy::tokens::Tokens;
+use proxy::tokens::{Right, Tokens};
 use proxy::writer::control::Control;
 use sync::clock::{SystemClock, since_boot};
 use sync::delete::{DeleteOutside, Deleter, OnDeleted, PoolSource};
@@ -65,7 +65,8 @@ pub fn of_candidate(
         kv: kv.clone(),
         pool,
         deleter: deleter(config, store, kv.clone(), source, on_deleted)?,
-        token: manage_token(config)?,
+        // what the lead gives the nodes its orders with: their files are the same
+        token: config.tokens.own(Right::Manage)?,
     };
     let manager = LeadManager::new(outside).context("take the token of tokens.manage_file")?;
     pages(config, kv, Arc::new(manager))
@@ -95,12 +96,4 @@ fn deleter(
     let locks = WriteLocks::new(kv.clone(), store.clone(), of_locks, since_boot, ttl, holder)?;
     let locks = Arc::new(locks);
     Ok(Arc::new(Deleter::new(DeleteOutside { store, kv, locks, pool, clock, on_deleted })))
-}
-
-/// What the lead gives the nodes its orders with: the first token of their file, which is the same on all of them.
-fn manage_token(config: &Config) -> anyhow::Result<Option<String>> {
-    let Some(file) = &config.tokens.manage_file else { return Ok(None) };
-    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-    let token = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(token.map(str::to_owned))
 }

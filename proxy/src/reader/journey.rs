@@ -2,7 +2,7 @@
 //!
 //! Invariants: what is being written is answered for by who writes it ([`super::owned`]); what the mount has is answered here; what it has not, what it fails to give, and what a mount that hangs
 //! does not give, is asked of the others that have it (S6); a query that another reader passed on is answered here or
-//! not at all; a client's leaving ends its query wherever it is, also while it waits (S8).
+//! not at all; nobody is answered who has no token, where one is needed, whoever passed the query on; a client's leaving ends its query wherever it is, also while it waits (S8).
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ use crate::route::{
     Whom,
 };
 use crate::rows::{AnswerBody, Head, Unanswered};
+use crate::tokens::Right;
 
 /// Between two tries at a missing mount.
 const MOUNT_TRY_EVERY: Duration = Duration::from_millis(25);
@@ -123,6 +124,7 @@ impl App {
 
     async fn asked(&self, visit: &Visit, request: Request) -> Result<Asked, QueryError> {
         let (parts, body) = request.into_parts();
+        self.tokens.check(Right::Read, &parts.headers)?;
         let target = self.target(&parts).await?;
         let sql = self.read_body(&parts, body).await?;
         let headers = parts.headers;

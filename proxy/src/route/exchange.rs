@@ -9,7 +9,9 @@ use fsd::segment::SegmentId;
 use futures::stream;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Request, Response, StatusCode};
 use metrics::counter;
 use sync::node::NodeName;
@@ -33,8 +35,8 @@ pub const DEADLINE_HEADER: HeaderName = HeaderName::from_static("trough-deadline
 /// An answer is held back until it is complete, up to so many bytes.
 pub const HELD_BACK_BYTES: usize = 64 << 10;
 /// What is passed on of an answer's headers.
-const PASSED_BACK: [HeaderName; 5] =
-    [CONTENT_TYPE, RETRY_AFTER, VERSION_HEADER, SEGMENT_HEADER, WRITABLE_HEADER];
+const PASSED_BACK: [HeaderName; 6] =
+    [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, VERSION_HEADER, SEGMENT_HEADER, WRITABLE_HEADER];
 
 /// An answer that may be passed on: all of it, or its beginning.
 #[derive(Debug)]

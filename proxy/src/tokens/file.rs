@@ -61,8 +61,19 @@ pub enum TokenError {
 
 /// The hashes of the tokens in the file at `path`.
 pub(super) fn read(path: &Path) -> Result<Vec<blake3::Hash>, TokenError> {
+    let tokens = tokens(path)?;
+    Ok(tokens.iter().map(|token| blake3::hash(token.as_bytes())).collect())
+}
+
+/// The first of the tokens in the file at `path`.
+pub(super) fn first(path: &Path) -> Result<String, TokenError> {
+    let first = tokens(path)?.into_iter().next();
+    first.ok_or_else(|| TokenError::Empty(path.to_owned()))
+}
+
+fn tokens(path: &Path) -> Result<Vec<String>, TokenError> {
     let text = text(path)?;
-    let mut hashes = Vec::new();
+    let mut tokens = Vec::new();
     for (at, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let token = line.strip_suffix(b"\r").unwrap_or(line);
         if token.trim_ascii().is_empty() || token.starts_with(b"#") {
@@ -70,14 +81,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<blake3::Hash>, TokenError> {
         }
         let faulty = |reason| TokenError::Line { path: path.to_owned(), line: at + 1, reason };
         check(token).map_err(faulty)?;
-        if hashes.len() == TOKENS_MAX {
+        if tokens.len() == TOKENS_MAX {
             return Err(faulty(format!("is one token too many; at most {TOKENS_MAX} are allowed")));
         }
-        hashes.push(blake3::hash(token));
+        tokens.push(String::from_utf8_lossy(token).into_owned());
     }
-    match hashes.is_empty() {
+    match tokens.is_empty() {
         true => Err(TokenError::Empty(path.to_owned())),
-        false => Ok(hashes),
+        false => Ok(tokens),
     }
 }
 

@@ -50,7 +50,13 @@ impl Cluster {
     pub fn elsewhere(&self, name: &str, settings: &ReaderSettings) -> Elsewhere {
         let catalogue = Arc::new(Catalogue::new(Arc::clone(&self.pool), Arc::clone(&self.nodes)));
         let route = Route::new(node(name), Arc::clone(&self.nodes), settings.forward);
-        Elsewhere { catalogue, route: Some(route), owners: None, leases: None }
+        Elsewhere {
+            catalogue,
+            route: Some(route),
+            owners: None,
+            leases: None,
+            tokens: Arc::default(),
+        }
     }
 
     /// A reader called `name` that knows `elsewhere`.

@@ -8,4 +8,5 @@ mod rig;
 mod answers;
 mod cluster;
 mod faults;
+mod rights;
 mod scripted;

@@ -169,7 +169,13 @@ impl Rig {
         let table = Arc::new(Table::default());
         let catalogue = Arc::new(OneMachine::new(Arc::clone(&table) as Arc<dyn Registry>));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let elsewhere = Elsewhere { catalogue, route: None, owners: None, leases: None };
+        let elsewhere = Elsewhere {
+            catalogue,
+            route: None,
+            owners: None,
+            leases: None,
+            tokens: Arc::default(),
+        };
         let rig = Self::start(settings, listener, elsewhere, table);
         rig.segment("ohio", "CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 'one'), (2, 'two');");
         rig
