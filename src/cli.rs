@@ -59,6 +59,8 @@ pub enum Command {
     Status(Status),
     /// List the segments of the pool, who holds them, and those that are not held
     Segments(Segments),
+    /// End a conflict: a file was put by other means where a segment is published that is being written
+    Resolve(Resolve),
     /// Check the settings, or print them all with their defaults
     CheckConfig(CheckConfig),
     /// Run the mount alone (`trough up` starts it for you)
@@ -325,6 +327,38 @@ pub struct Segments {
     /// How to print them
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+const RESOLVE_HELP: &str = "\
+Examples:
+  trough resolve ohio --keep ours      publish what was written, over the file that somebody put there
+  trough resolve ohio --keep theirs    leave that file, and stop writing here
+
+A segment that is open for writing is published over the version that its writer published last, and over no
+other. When somebody puts a file there meanwhile (`hdfs dfs -put`, a restore), the writer stops publishing it,
+says so in its log and in `trough status`, and goes on taking writes: a person has to say which is to stay.
+With `theirs` what was written and not published is kept as an orphan: `trough orphans list`.
+
+Exit status: 0 done; 1 it was refused, or failed; nothing is lost then.";
+
+/// Options of `trough resolve`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = RESOLVE_HELP)]
+pub struct Resolve {
+    /// The segment
+    pub segment: String,
+    /// Which version is to stay
+    #[arg(long, value_enum)]
+    pub keep: KeepOf,
+}
+
+/// Which version stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeepOf {
+    /// What was written through the writer
+    Ours,
+    /// The file that somebody put there
+    Theirs,
 }
 
 /// Options of `trough check-config`.

@@ -13,6 +13,7 @@ mod orders;
 mod plan;
 pub mod put;
 pub mod query;
+pub mod resolve;
 pub mod rows;
 mod run;
 mod segments;

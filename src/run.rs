@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CheckConfig, Cli, Command, Shared, Sync};
 use crate::config::{self, Config, Sources};
-use crate::{logging, orders, plan, put, query, segments, signals, status, up, wiring};
+use crate::{logging, orders, plan, put, query, resolve, segments, signals, status, up, wiring};
 
 /// Exit status for settings that cannot be used and for everything else that is no result of the command.
 const FAILED: u8 = 1;
@@ -47,6 +47,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Query(options) => runtime()?.block_on(query::run(&load(shared)?, options)),
         Command::Status(options) => runtime()?.block_on(status::run(&load(shared)?, options)),
+        Command::Resolve(options) => runtime()?.block_on(resolve::run(&load(shared)?, options)),
         Command::Segments(options) => runtime()?.block_on(segments::run(&load(shared)?, options)),
         Command::Fsd => {
             let config = service(shared)?;

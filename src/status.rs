@@ -11,14 +11,16 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sync::clock::{Clock, SystemClock};
 use sync::local::status::LocalStatus;
+use sync::unpublished::Unpublished;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Status;
 use crate::config::Config;
-use crate::{http, rows};
+use crate::{columns, http, rows, wiring};
 
 pub mod cluster;
 mod report;
+mod writes;
 
 /// How long a server may be silent.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,6 +104,11 @@ async fn look(config: &Config, options: &Status) -> anyhow::Result<Page> {
         }
     };
     Ok(match text {
+        // of a node the status of its cluster says it
+        Ok(text) if options.url.is_none() && !options.json && !config.in_cluster() => {
+            let text = text + &columns::named(writes_of_machine(config).await);
+            Page { text, known: true }
+        }
         Ok(text) => Page { text, known: true },
         Err(error) => {
             eprintln!("trough: ask the synchronizer at {url}: {error:#}");
@@ -109,6 +116,18 @@ async fn look(config: &Config, options: &Status) -> anyhow::Result<Page> {
             Page { text: String::new(), known: false }
         }
     })
+}
+
+/// What is written on a machine on its own.
+async fn writes_of_machine(config: &Config) -> Vec<(&'static str, String)> {
+    let read = async {
+        let kv = wiring::keys(config)?;
+        anyhow::Ok(Unpublished::read(&*kv).await?)
+    };
+    match read.await {
+        Ok(unpublished) => writes::lines(&unpublished, SystemClock.now_ms()),
+        Err(error) => vec![("writes", format!("cannot be seen: {error:#}"))],
+    }
 }
 
 /// What a server says of itself.

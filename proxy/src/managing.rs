@@ -103,7 +103,7 @@ fn of_delete(error: DeleteError) -> ManageError {
 }
 
 /// An error with all that it comes from.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -4,6 +4,7 @@
 //!   POST   /                   the id alone: its write URL as text (deprecated)
 //!   POST   /provision          {segment, schema?} -> {write_url, result, size, schema}
 //!   POST   /promote            {segment} -> {remote_path, size, blake3}
+//!   POST   /resolve            {segment, keep: "ours"|"theirs"} -> as promote, or {orphan}
 //!   DELETE /segment/ID         204, 404; 400 while it is locked for writing
 //!   GET    /schema             the ids
 //!   GET    /schema/ID          {id, sql, verbs?}        PUT: 201 created, 204 updated
@@ -62,6 +63,9 @@ pub trait SegmentManager: Send + Sync + fmt::Debug {
     /// Publishes what was written to the segment so far, and says where.
     async fn promote(&self, id: &SegmentId) -> Result<Promoted, ManageError>;
 
+    /// Ends a conflict: somebody put another file where the segment is published while it was being written.
+    async fn resolve(&self, id: &SegmentId, keep: Keep) -> Result<Resolved, ManageError>;
+
     /// Removes the segment everywhere; [`ManageError::Locked`] while somebody writes it.
     async fn delete(&self, id: &SegmentId) -> Result<(), ManageError>;
 }
@@ -91,6 +95,25 @@ pub struct Promoted {
     pub digest: Digest,
 }
 
+/// Which of two versions is to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// What was written through the writer: it is published over what somebody else put.
+    Ours,
+    /// What somebody else put; what was written and not published becomes an orphan.
+    Theirs,
+}
+
+/// What became of a conflict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolved {
+    /// What was written is published.
+    Ours(Promoted),
+    /// The segment is not written any more; what was not published of it is the orphan called so, if there was any.
+    Theirs(Option<String>),
+}
+
 /// The pages, to be merged with others behind the checks of [`crate::guarded`].
 pub fn routes(manager: Arc<dyn SegmentManager>, schemas: Schemas, tokens: Arc<Tokens>) -> Router {
     let app = Arc::new(App { manager, desk: SchemaDesk::new(schemas) });
@@ -104,6 +127,7 @@ pub fn routes(manager: Arc<dyn SegmentManager>, schemas: Schemas, tokens: Arc<To
         .route("/", post(provision_simply))
         .route("/provision", post(provision))
         .route("/promote", post(promote))
+        .route("/resolve", post(resolve))
         .route("/segment/{id}", delete(remove))
         .route("/schema/{id}", put(schemas::put))
         .route("/schema/{id}/sql", put(schemas::put_sql))
@@ -152,11 +176,26 @@ struct ProvisionAnswer {
     view_max_age_ms: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
-struct PromoteAnswer {
+/// As the segment manager tells it, and as the lead hears it from a node.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PromoteAnswer {
     remote_path: String,
     size: u64,
     blake3: Digest,
+}
+
+impl From<Promoted> for PromoteAnswer {
+    fn from(promoted: Promoted) -> Self {
+        let Promoted { remote_path, size, digest } = promoted;
+        Self { remote_path, size, blake3: digest }
+    }
+}
+
+impl From<PromoteAnswer> for Promoted {
+    fn from(answer: PromoteAnswer) -> Self {
+        let PromoteAnswer { remote_path, size, blake3 } = answer;
+        Self { remote_path, size, digest: blake3 }
+    }
 }
 
 async fn provision_simply(
@@ -183,8 +222,54 @@ async fn promote(
     body: Body,
 ) -> Result<Json<PromoteAnswer>, ManageError> {
     let PromoteOrder { segment } = json(&text(&headers, body).await?)?;
-    let Promoted { remote_path, size, digest } = app.manager.promote(&segment).await?;
-    Ok(Json(PromoteAnswer { remote_path, size, blake3: digest }))
+    Ok(Json(app.manager.promote(&segment).await?.into()))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResolveOrder {
+    segment: SegmentId,
+    keep: Keep,
+}
+
+/// As the segment manager tells it, and as the lead hears it from a node.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum ResolveAnswer {
+    /// [`Resolved::Ours`].
+    Ours(PromoteAnswer),
+    /// [`Resolved::Theirs`].
+    Theirs {
+        /// What the orphan is called, if there is one.
+        orphan: Option<String>,
+    },
+}
+
+impl From<Resolved> for ResolveAnswer {
+    fn from(resolved: Resolved) -> Self {
+        match resolved {
+            Resolved::Ours(promoted) => Self::Ours(promoted.into()),
+            Resolved::Theirs(orphan) => Self::Theirs { orphan },
+        }
+    }
+}
+
+impl From<ResolveAnswer> for Resolved {
+    fn from(answer: ResolveAnswer) -> Self {
+        match answer {
+            ResolveAnswer::Ours(promoted) => Self::Ours(promoted.into()),
+            ResolveAnswer::Theirs { orphan } => Self::Theirs(orphan),
+        }
+    }
+}
+
+async fn resolve(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<ResolveAnswer>, ManageError> {
+    let ResolveOrder { segment, keep } = json(&text(&headers, body).await?)?;
+    Ok(Json(app.manager.resolve(&segment, keep).await?.into()))
 }
 
 async fn remove(

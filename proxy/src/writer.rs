@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use fsd::segment::{SegmentId, Version};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sync::clock::{Clock, SinceBoot};
+use sync::local::seat::member::Served;
 use sync::node::NodeName;
 use sync::publish::Publisher;
 use sync::schemas::{DEFAULT_ID, Schemas};
@@ -32,6 +33,7 @@ use sync::store::Store;
 use sync::verb::Verb;
 use sync::write_lock::Claimant;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod content;
@@ -85,6 +87,8 @@ pub struct Outside {
     pub schemas: Schemas,
     /// Whether what was published is read.
     pub readers: Arc<dyn Readers>,
+    /// Is told which segments are open.
+    pub open: watch::Sender<Served>,
     /// How what was written is made durable: [`std::fs::File::sync_data`].
     pub sync_data: SyncData,
     /// The time of day.

@@ -15,6 +15,7 @@ use sync::local::status::LocalStatus;
 use sync::node::{Member, Node, NodeName, members};
 use sync::registry::Epoch;
 use sync::table::{TableError, TableReader};
+use sync::unpublished::Unpublished;
 
 use super::ask;
 use crate::config::{Config, Server};
@@ -39,6 +40,8 @@ pub struct ClusterStatus {
     pub orders_problem: Option<String>,
     /// Every node that is known, in order of name.
     pub nodes: Vec<NodeLine>,
+    /// What is written and not published; `None` when that cannot be said.
+    pub writes: Option<Unpublished>,
     /// What the lead says of itself; `None` when it does not answer.
     pub leading: Option<LeadStatus>,
     /// What the pool table says, when the lead does not answer.
@@ -98,7 +101,7 @@ pub struct PoolLine {
 pub async fn gather(config: &Config) -> anyhow::Result<ClusterStatus> {
     let kv = wiring::kv(config)?;
     let asked = async { tokio::try_join!(members(&*kv), leading(&*kv)) };
-    let (asked, orders) = tokio::join!(asked, Orders::read(&*kv));
+    let (asked, orders, writes) = tokio::join!(asked, Orders::read(&*kv), Unpublished::read(&*kv));
     let (known, leader, problem) = match asked {
         Ok((members, leader)) => (members, leader, None),
         Err(error) => (Vec::new(), led_last(config).await, Some(error.to_string())),
@@ -129,7 +132,18 @@ pub async fn gather(config: &Config) -> anyhow::Result<ClusterStatus> {
     let nodes = nodes(known, leading.as_ref());
     let at_ms = SystemClock.now_ms();
     let registry = RegistryLine { address: kv.address(), problem };
-    Ok(ClusterStatus { at_ms, registry, lead, orders, orders_problem, nodes, leading, pool, here })
+    Ok(ClusterStatus {
+        at_ms,
+        registry,
+        lead,
+        orders,
+        orders_problem,
+        nodes,
+        writes: writes.ok(),
+        leading,
+        pool,
+        here,
+    })
 }
 
 /// Who led last, as the candidate of this machine saw it, if there is one.

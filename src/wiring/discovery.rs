@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use sync::discovery::{candidate, follow_maintenance, reader};
+use sync::discovery::{candidate, follow_maintenance, reader, writer};
 use sync::lead::LeadHandle;
-use sync::local::seat::member::Member;
+use sync::local::seat::member::{Member, Served};
 use sync::services::Services;
 use sync::services::consul::ConsulServices;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{address, name};
@@ -38,6 +39,17 @@ pub fn of_candidate(
     let (name, address) = (name(config)?, address(config, Server::Lead)?);
     let (services, status) = (services(config)?, handle.subscribe());
     let announcer = candidate(services, &config.discovery, &name, &address, status)?;
+    Ok(announcer.run(shutdown))
+}
+
+/// Tells which segments are `open` for writing here, until `shutdown`.
+pub fn of_writer(
+    config: &Config,
+    open: watch::Receiver<Served>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let (name, address) = (name(config)?, config.write_address());
+    let announcer = writer(services(config)?, &config.discovery, &name, &address, open)?;
     Ok(announcer.run(shutdown))
 }
 

@@ -15,10 +15,11 @@ use sync::pool_view::{Found, PoolView};
 use sync::publish::Publisher;
 use sync::schemas::Schemas;
 use sync::tag::Tag;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{cluster, keys, listen, metrics, trigger};
+use super::{cluster, discovery, keys, listen, metrics, trigger};
 use crate::config::{Config, Server};
 
 /// What a machine on its own is called where its name is no node's.
@@ -48,6 +49,11 @@ pub async fn write(config: &Config, shutdown: CancellationToken) -> anyhow::Resu
     )?;
     let mut following = JoinSet::new();
     let settings = config.write_settings();
+    let (open, opened) = watch::channel(None);
+    let discovery = match config.in_cluster() {
+        true => Some(discovery::of_writer(config, opened, shutdown.clone())?),
+        false => None,
+    };
     let outside = Outside {
         node: node_name(config)?,
         address: config.write_address(),
@@ -56,13 +62,20 @@ pub async fn write(config: &Config, shutdown: CancellationToken) -> anyhow::Resu
         files: Files::open(settings.dir.clone())?,
         schemas: Schemas::new(kv),
         readers: readers(config, &mut following)?,
+        open,
         sync_data: Arc::new(std::fs::File::sync_data),
         clock,
         since_boot,
         settings,
     };
     let running = writer::run(outside, listener, tokens, metrics, shutdown);
-    running.await.context("write segments")
+    let discovery = async {
+        if let Some(discovery) = discovery {
+            discovery.await;
+        }
+        Ok(())
+    };
+    tokio::try_join!(running, discovery).context("write segments").map(drop)
 }
 
 /// What this machine is called in the locks of what it writes.

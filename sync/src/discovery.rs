@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   <label>.trough-read.service.consul    the nodes whose readers serve a segment
+//!   <label>.trough-write.service.consul   the node whose writer has a segment open
 //!   lead.trough-sync.service.consul       the candidate that leads
 //! ```
 //!
@@ -40,6 +41,8 @@ pub use maintenance::follow_maintenance;
 
 /// What readers are registered as.
 pub const READ_SERVICE: &str = "trough-read";
+/// What writers are registered as.
+pub const WRITE_SERVICE: &str = "trough-write";
 /// What candidates to lead are registered as.
 pub const SYNC_SERVICE: &str = "trough-sync";
 /// The tag of the candidate that leads.
@@ -137,11 +140,26 @@ pub fn reader(
     served: watch::Receiver<Served>,
 ) -> Result<Announcer<Served>, DiscoveryError> {
     let instance = settings.instance(READ_SERVICE, node, read_address)?;
-    let labels = |served: &Served| {
-        let ids = served.as_ref()?.iter();
-        Some(ids.map(|id| id.label().into()).collect())
-    };
     Ok(Announcer::new(services, settings, instance, served, labels))
+}
+
+/// Tells others that the writer of `node`, at `write_address` (`host:port`), has the segments `open` open for writing. It
+/// is a hint, late by the time that changes are collected for: who owns a segment stands in its lock.
+pub fn writer(
+    services: Arc<dyn Services>,
+    settings: &DiscoverySettings,
+    node: &NodeName,
+    write_address: &str,
+    open: watch::Receiver<Served>,
+) -> Result<Announcer<Served>, DiscoveryError> {
+    let instance = settings.instance(WRITE_SERVICE, node, write_address)?;
+    Ok(Announcer::new(services, settings, instance, open, labels))
+}
+
+/// A tag for each segment.
+fn labels(served: &Served) -> Option<BTreeSet<Name>> {
+    let ids = served.as_ref()?.iter();
+    Some(ids.map(|id| id.label().into()).collect())
 }
 
 /// Tells others that there is a candidate on `node`, whose pages are at `address` (`host:port`), and whether it leads: see

@@ -28,5 +28,6 @@ pub mod store;
 pub mod table;
 pub mod tag;
 pub mod tomb;
+pub mod unpublished;
 pub mod verb;
 pub mod write_lock;

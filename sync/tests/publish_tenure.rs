@@ -40,6 +40,7 @@ on_both!(
     s4_a_tenure_that_is_over_publishes_nothing_at_whichever_step_it_was,
     s4_a_tenure_that_slept_over_its_lock_stops_by_itself,
     a_file_that_somebody_else_put_is_a_conflict_and_stays,
+    what_somebody_else_put_is_gone_over_when_a_person_says_so,
     a_step_that_fails_can_be_repeated_under_the_same_lock,
     a_rename_that_comes_late_finds_nothing_or_counts,
     a_copy_that_is_not_right_is_refused,
@@ -168,13 +169,14 @@ async fn version_after_version_is_published_under_one_lock(bench: Bench) {
 }
 
 /// The calls of one publication, in order, each by its number among those of its kind.
-const CALLS: [(&str, usize); 8] = [
-    ("create", 0),
+const CALLS: [(&str, usize); 9] = [
     ("stat", 0),
+    ("create", 0),
+    ("stat", 1),
     ("read", 0),
     ("create", 1),
     ("mkdir", 0),
-    ("stat", 1),
+    ("stat", 2),
     ("rename", 0),
     ("rename", 1),
 ];
@@ -223,7 +225,7 @@ async fn s4_a_tenure_that_is_over_publishes_nothing_at_whichever_step_it_was(ben
 
 async fn s4_a_tenure_that_slept_over_its_lock_stops_by_itself(bench: Bench) {
     let one = id("slept");
-    for (call, after) in [("create", 0), ("mkdir", 0), ("stat", 1), ("rename", 0)] {
+    for (call, after) in [("create", 0), ("mkdir", 0), ("stat", 2), ("rename", 0)] {
         let (old, store) = take_over(&bench, &one, "north").await;
         publish(&old, copy(&bench, "old", 7)).await.unwrap();
         store.arm(call, after, Fault::HeldUp).await;
@@ -261,6 +263,33 @@ async fn a_file_that_somebody_else_put_is_a_conflict_and_stays(bench: Bench) {
     bench.store.rename(&aside, &path).await.unwrap();
     publish(&tenure, copy(&bench, "mine", 8)).await.unwrap();
     assert_eq!(bench.rows(&one).await, 8);
+    tenure.end(None).await;
+}
+
+async fn what_somebody_else_put_is_gone_over_when_a_person_says_so(bench: Bench) {
+    let one = id("accepted");
+    let path = StorePath::published(&one);
+    let tenure = bench.publisher().take_over(&one, &claimant("north")).await.unwrap();
+    publish(&tenure, copy(&bench, "mine", 5)).await.unwrap();
+    let put = async |bytes: &'static [u8]| {
+        bench.store.delete(&path).await.unwrap();
+        let mut foreign = bench.store.create(&path).await.unwrap();
+        foreign.write(Bytes::from_static(bytes)).await.unwrap();
+        foreign.close().await.unwrap();
+        bench.store.stat(&path).await.unwrap()
+    };
+    let first = put(b"from elsewhere").await;
+    publish(&tenure, copy(&bench, "mine", 6)).await.unwrap_err();
+    assert_eq!(tenure.accept().await.unwrap(), first);
+    // that one, and none that comes after it
+    put(b"and once more from there").await;
+    let error = publish(&tenure, copy(&bench, "mine", 6)).await.unwrap_err();
+    assert!(matches!(error, PublishError::Conflict { .. }), "{error:?}");
+    bench.store.delete(&path).await.unwrap();
+    assert_eq!(tenure.accept().await.unwrap(), None);
+    publish(&tenure, copy(&bench, "mine", 7)).await.unwrap();
+    assert_eq!(bench.rows(&one).await, 7);
+    assert_eq!(tenure.accept().await.unwrap(), tenure.published().map(|published| published.stamp));
     tenure.end(None).await;
 }
 

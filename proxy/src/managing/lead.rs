@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::http::StatusCode;
-use fsd::segment::{Digest, SegmentId};
+use fsd::segment::SegmentId;
 use hyper::header::InvalidHeaderValue;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sync::delete::Deleter;
 use sync::kv::{Kv, KvErrorKind};
@@ -28,7 +29,10 @@ use super::choose::{Candidate, by_load, by_room, registered};
 use super::turns::Turns;
 use super::{delete, dirty, not_writable, of_kv, owner, write_url};
 use crate::lead::not_leading;
-use crate::segments::{ManageError, Promoted, Provisioned, SegmentManager};
+use crate::segments::{
+    Keep, ManageError, PromoteAnswer, Promoted, Provisioned, ResolveAnswer, Resolved,
+    SegmentManager,
+};
 
 /// How long a node may take to open a segment: it may fetch gigabytes first. The original's client waits so long.
 const PROVISION_MAX: Duration = Duration::from_secs(600);
@@ -74,6 +78,12 @@ struct Order<'a> {
     schema: Option<&'a SegmentId>,
 }
 
+#[derive(Debug, Serialize)]
+struct ResolveOrder<'a> {
+    segment: &'a SegmentId,
+    keep: Keep,
+}
+
 /// What a node says that opened a segment.
 #[derive(Debug, Deserialize)]
 struct Opened {
@@ -81,14 +91,6 @@ struct Opened {
     size: Option<u64>,
     schema: Option<SegmentId>,
     view_max_age_ms: Option<u64>,
-}
-
-/// What a node says that published one.
-#[derive(Debug, Deserialize)]
-struct Published {
-    remote_path: String,
-    size: u64,
-    blake3: Digest,
 }
 
 impl From<Opened> for Provisioned {
@@ -181,6 +183,45 @@ impl LeadManager {
         Ok(candidates)
     }
 
+    /// Gives the owner of `id` an order that only it can carry out, and waits for its answer.
+    async fn of_owner<T: DeserializeOwned>(
+        &self,
+        id: &SegmentId,
+        page: &str,
+        order: &impl Serialize,
+    ) -> Result<T, ManageError> {
+        self.leads()?;
+        let mut moved = None;
+        for _ in 0..PROMOTE_ATTEMPTS {
+            let found = owner(&self.deleter, id).await?;
+            let Some(Owned { ownership, held: true }) = found else {
+                return Err(not_writable(id, found.as_ref()));
+            };
+            let away = |reason| {
+                let holder = format!("node {}", ownership.node);
+                ManageError::HolderAway { id: id.clone(), holder, reason }
+            };
+            let Some(node) = registered(&self.members().await?, &ownership.node) else {
+                return Err(away("it is not registered".to_owned()));
+            };
+            let address = &node.manager_address;
+            match self.ask.order(address, page, order, PROMOTE_MAX).await {
+                Ok(answer) => return Ok(answer),
+                Err(NotDone::Refused(error))
+                    if error.status() == StatusCode::MISDIRECTED_REQUEST =>
+                {
+                    moved = Some(error);
+                }
+                Err(NotDone::Refused(error)) => return Err(error),
+                Err(NotDone::Away(reason)) => return Err(away(reason)),
+                Err(NotDone::Unknown(reason)) => {
+                    return Err(away(format!("it was told to, and may still do so ({reason})")));
+                }
+            }
+        }
+        Err(moved.unwrap_or_else(|| ManageError::NotWritable(id.clone())))
+    }
+
     /// Has one of the nodes open a segment that nobody holds.
     async fn open(
         &self,
@@ -268,42 +309,13 @@ impl SegmentManager for LeadManager {
     }
 
     async fn promote(&self, id: &SegmentId) -> Result<Promoted, ManageError> {
-        self.leads()?;
         let order = Order { segment: id, schema: None };
-        let mut moved = None;
-        for _ in 0..PROMOTE_ATTEMPTS {
-            let found = owner(&self.deleter, id).await?;
-            let Some(Owned { ownership, held: true }) = found else {
-                return Err(not_writable(id, found.as_ref()));
-            };
-            let away = |reason| {
-                let holder = format!("node {}", ownership.node);
-                ManageError::HolderAway { id: id.clone(), holder, reason }
-            };
-            let Some(node) = registered(&self.members().await?, &ownership.node) else {
-                return Err(away("it is not registered".to_owned()));
-            };
-            let (address, page) = (&node.manager_address, "/promote");
-            let asked = self.ask.order::<Published>(address, page, &order, PROMOTE_MAX).await;
-            match asked {
-                Ok(Published { remote_path, size, blake3 }) => {
-                    return Ok(Promoted { remote_path, size, digest: blake3 });
-                }
-                Err(NotDone::Refused(error))
-                    if error.status() == StatusCode::MISDIRECTED_REQUEST =>
-                {
-                    moved = Some(error);
-                }
-                Err(NotDone::Refused(error)) => return Err(error),
-                Err(NotDone::Away(reason)) => return Err(away(reason)),
-                Err(NotDone::Unknown(reason)) => {
-                    return Err(away(format!(
-                        "it was told to publish it, and may still do so ({reason})"
-                    )));
-                }
-            }
-        }
-        Err(moved.unwrap_or_else(|| ManageError::NotWritable(id.clone())))
+        Ok(self.of_owner::<PromoteAnswer>(id, "/promote", &order).await?.into())
+    }
+
+    async fn resolve(&self, id: &SegmentId, keep: Keep) -> Result<Resolved, ManageError> {
+        let order = ResolveOrder { segment: id, keep };
+        Ok(self.of_owner::<ResolveAnswer>(id, "/resolve", &order).await?.into())
     }
 
     async fn delete(&self, id: &SegmentId) -> Result<(), ManageError> {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fsd::segment::SegmentId;
+use fsd::segment::{SegmentId, Version};
 use sync::delete::Deleter;
 use sync::node::NodeName;
 use sync::store::{Store, StorePath};
@@ -13,7 +13,7 @@ use sync::write_lock::{Owned, Ownership};
 
 use super::turns::Turns;
 use super::{delete, not_writable, owner, write_url};
-use crate::segments::{ManageError, Promoted, Provisioned, SegmentManager};
+use crate::segments::{Keep, ManageError, Promoted, Provisioned, Resolved, SegmentManager};
 use crate::writer::control::Control;
 
 /// What a node's segment manager needs.
@@ -57,6 +57,27 @@ impl LocalManager {
         owner.held && owner.ownership.node != self.outside.node
     }
 
+    /// Whether this node is who writes `id`.
+    async fn is_written_here(&self, id: &SegmentId) -> Result<(), ManageError> {
+        let found = owner(&self.outside.deleter, id).await?;
+        match &found {
+            Some(owner) if self.is_another(owner) => {
+                let Ownership { node, write_address, .. } = &owner.ownership;
+                let reason = format!(
+                    "segment {id} is written by node {node} at {write_address}; ask its segment manager, or the lead's"
+                );
+                Err(ManageError::Elsewhere { reason })
+            }
+            Some(owner) if owner.held => Ok(()),
+            other => Err(not_writable(id, other.as_ref())),
+        }
+    }
+
+    fn promoted(&self, id: &SegmentId, version: &Version) -> Promoted {
+        let remote_path = format!("{}/{}", self.outside.store.address(), StorePath::published(id));
+        Promoted { remote_path, size: version.stamp.length, digest: version.digest }
+    }
+
     /// `id`, which is written at `address`.
     async fn at(
         &self,
@@ -97,21 +118,19 @@ impl SegmentManager for LocalManager {
     }
 
     async fn promote(&self, id: &SegmentId) -> Result<Promoted, ManageError> {
-        let found = owner(&self.outside.deleter, id).await?;
-        match &found {
-            Some(owner) if self.is_another(owner) => {
-                let Ownership { node, write_address, .. } = &owner.ownership;
-                let reason = format!(
-                    "segment {id} is written by node {node} at {write_address}; ask its segment manager, or the lead's"
-                );
-                return Err(ManageError::Elsewhere { reason });
+        self.is_written_here(id).await?;
+        Ok(self.promoted(id, &self.outside.control.promote(id).await?))
+    }
+
+    async fn resolve(&self, id: &SegmentId, keep: Keep) -> Result<Resolved, ManageError> {
+        self.is_written_here(id).await?;
+        Ok(match keep {
+            Keep::Ours => {
+                let version = self.outside.control.keep_ours(id).await?;
+                Resolved::Ours(self.promoted(id, &version))
             }
-            Some(owner) if owner.held => {}
-            other => return Err(not_writable(id, other.as_ref())),
-        }
-        let version = self.outside.control.promote(id).await?;
-        let remote_path = format!("{}/{}", self.outside.store.address(), StorePath::published(id));
-        Ok(Promoted { remote_path, size: version.stamp.length, digest: version.digest })
+            Keep::Theirs => Resolved::Theirs(self.outside.control.keep_theirs(id).await?),
+        })
     }
 
     async fn delete(&self, id: &SegmentId) -> Result<(), ManageError> {

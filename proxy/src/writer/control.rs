@@ -103,6 +103,8 @@ pub async fn serve(desk: Arc<Desk>, shutdown: CancellationToken) -> anyhow::Resu
     let router = Router::new()
         .route("/provision", post(provision))
         .route("/promote", post(promote))
+        .route("/keep-ours", post(keep_ours))
+        .route("/keep-theirs", post(keep_theirs))
         .route("/hand-back", post(hand_back))
         .route("/open", get(open))
         .with_state(desk);
@@ -135,6 +137,28 @@ async fn promote(
         promoted.map_err(|error| of_promote(&order.segment, error))
     });
     Ok(Json(promoted.await.map_err(|error| Failed::internal(&error))??))
+}
+
+async fn keep_ours(
+    State(desk): State<Arc<Desk>>,
+    Json(order): Json<Order>,
+) -> Result<Json<Version>, Failed> {
+    let kept = tokio::spawn(async move {
+        let kept = desk.keep_ours(&order.segment).await;
+        kept.map_err(|error| of_promote(&order.segment, error))
+    });
+    Ok(Json(kept.await.map_err(|error| Failed::internal(&error))??))
+}
+
+async fn keep_theirs(
+    State(desk): State<Arc<Desk>>,
+    Json(order): Json<Order>,
+) -> Result<Json<Option<String>>, Failed> {
+    let kept = tokio::spawn(async move {
+        let kept = desk.keep_theirs(&order.segment).await;
+        kept.map_err(|error| of_promote(&order.segment, error))
+    });
+    Ok(Json(kept.await.map_err(|error| Failed::internal(&error))??))
 }
 
 async fn hand_back(State(desk): State<Arc<Desk>>, Json(order): Json<Order>) -> Json<bool> {
@@ -193,6 +217,18 @@ impl Control {
     pub async fn promote(&self, id: &SegmentId) -> Result<Version, ManageError> {
         let order = Order { segment: id.clone(), schema: None };
         self.order("/promote", Some(&order), PROMOTE_MAX).await
+    }
+
+    /// Publishes `id` over whatever lies there.
+    pub async fn keep_ours(&self, id: &SegmentId) -> Result<Version, ManageError> {
+        let order = Order { segment: id.clone(), schema: None };
+        self.order("/keep-ours", Some(&order), PROMOTE_MAX).await
+    }
+
+    /// Gives `id` up for what lies there; what its orphan is called, if it had anything unpublished.
+    pub async fn keep_theirs(&self, id: &SegmentId) -> Result<Option<String>, ManageError> {
+        let order = Order { segment: id.clone(), schema: None };
+        self.order("/keep-theirs", Some(&order), OTHER_MAX).await
     }
 
     /// Gives `id` back, if nothing of it is unpublished.
@@ -288,7 +324,8 @@ fn of_promote(id: &SegmentId, error: PromoteError) -> ManageError {
     let (id, reason) = (id.clone(), error.to_string());
     match error {
         PromoteError::NotOpen(id) => ManageError::NotWritable(id),
-        PromoteError::Publish(PublishError::Conflict { .. } | PublishError::Fenced { .. }) => {
+        PromoteError::NoConflict(_)
+        | PromoteError::Publish(PublishError::Conflict { .. } | PublishError::Fenced { .. }) => {
             ManageError::Conflict { id, reason }
         }
         PromoteError::Publish(_) => ManageError::Store(reason),

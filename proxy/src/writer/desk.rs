@@ -3,7 +3,7 @@
 //! Invariants: a segment is opened once, however many ask at the same time; the lease of a segment is written before it
 //! is open and taken back before it is closed; what is open is bounded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -198,6 +198,29 @@ impl Desk {
         segment.promote(&self.outside).await
     }
 
+    /// Publishes `id` over whatever somebody else put there.
+    pub async fn keep_ours(&self, id: &SegmentId) -> Result<Version, PromoteError> {
+        let segment = self.find(id).ok_or_else(|| PromoteError::NotOpen(id.clone()))?;
+        segment.tenure().accept().await?;
+        segment.promote(&self.outside).await
+    }
+
+    /// Closes `id` and leaves what somebody else put there; what was not published becomes an orphan, whose name this
+    /// is.
+    pub async fn keep_theirs(&self, id: &SegmentId) -> Result<Option<String>, PromoteError> {
+        let slot = self.slot(id);
+        let _gate = slot.gate.lock().await;
+        let segment = slot.segment().ok_or_else(|| PromoteError::NotOpen(id.clone()))?;
+        if !segment.tenure().is_contested().await? {
+            return Err(PromoteError::NoConflict(id.clone()));
+        }
+        self.close(&slot);
+        segment.close().await;
+        let orphan = segment.give_up(&self.outside.files).await;
+        self.end(segment).await;
+        Ok(orphan?)
+    }
+
     /// Who writes `id`, if anybody does, whichever node that is.
     pub async fn owner(&self, id: &SegmentId) -> Result<Option<Ownership>, KvError> {
         let owner = self.outside.publisher.locks().owner(id).await?;
@@ -298,9 +321,17 @@ impl Desk {
         }
     }
 
-    /// Tells this node's reader what it may read.
+    /// Tells this node's reader what it may read, and others what is open here.
     pub(super) fn write_lease(&self) -> std::io::Result<()> {
         let open = self.open();
+        self.outside.open.send_if_modified(|told| {
+            let now: BTreeSet<_> = open.iter().map(|segment| segment.id().clone()).collect();
+            let changed = told.as_deref() != Some(&now);
+            if changed {
+                *told = Some(Arc::new(now));
+            }
+            changed
+        });
         let until = open.iter().map(|segment| segment.holds_until()).min().unwrap_or_default();
         self.lease.write(open.iter().map(|segment| segment.id().clone()), until)
     }

@@ -73,6 +73,12 @@ pub enum PromoteError {
     /// It is not open for writing here.
     #[error("{0} is not open for writing here; provision it first")]
     NotOpen(SegmentId),
+    /// A conflict was to be ended, and there is none.
+    #[error(
+        "nobody put another file where segment {0} is published, so there is nothing to choose from; what is written to \
+         it is published as always"
+    )]
+    NoConflict(SegmentId),
     /// No copy could be made.
     #[error("copy the segment: {0}")]
     Copy(#[from] WriteError),

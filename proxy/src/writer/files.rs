@@ -132,7 +132,7 @@ impl Files {
 
     /// Where the orphan that `note` tells of lies.
     pub fn orphan(&self, note: &Note) -> PathBuf {
-        self.root.join("orphans").join(format!("{}@{}.sqlite", note.segment, note.epoch))
+        self.root.join("orphans").join(format!("{}.sqlite", note.orphan_name()))
     }
 
     /// Makes an orphan of what was written to `id`: it is kept, and never published from here.

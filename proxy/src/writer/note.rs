@@ -33,6 +33,11 @@ pub struct Note {
 }
 
 impl Note {
+    /// What its segment is called as an orphan.
+    pub fn orphan_name(&self) -> String {
+        format!("{}@{}", self.segment, self.epoch)
+    }
+
     /// Whether what is published now, if anything, is what the file goes on from.
     pub fn goes_on_from(&self, published: Option<&Published>) -> bool {
         let Some(published) = published else { return self.from.is_none() };

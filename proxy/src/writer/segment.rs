@@ -14,10 +14,11 @@ use sync::publish::{OnProgress, Publication, Tenure};
 use tempfile::TempPath;
 
 use super::error::{OpenError, PromoteError};
-use super::files::Files;
+use super::files::{Files, FilesError};
 use super::hold::Hold;
 use super::note::{self, Note};
 use super::{Outside, content};
+use crate::managing::causes;
 use crate::writable::{
     Lease, Opening, Unpublished, Verbs, Writable, WriteError, WriteRequest, Written,
 };
@@ -217,6 +218,11 @@ impl Segment {
         self.hold.holds()
     }
 
+    /// The right to publish it.
+    pub(super) fn tenure(&self) -> &Tenure {
+        self.hold.tenure()
+    }
+
     /// Until when it does; time since boot.
     pub(super) fn holds_until(&self) -> Duration {
         self.hold.tenure().lock().holds_until()
@@ -260,6 +266,20 @@ impl Segment {
         if let (None, Some(version)) = (open.unpublished().since_ms, self.version()) {
             return Ok(version);
         }
+        self.hold.tell_promoting().await;
+        let promoted = self.publish_now(outside, &open).await;
+        let problem = promoted.as_ref().err().map(|error| causes(error));
+        self.hold.tell_promoted(problem).await;
+        let version = promoted?;
+        outside.readers.tell().await;
+        Ok(version)
+    }
+
+    async fn publish_now(
+        &self,
+        outside: &Outside,
+        open: &Writable,
+    ) -> Result<Version, PromoteError> {
         let part: TempPath = outside.files.part()?;
         let copied = open.copy(part.to_path_buf()).await?;
         crash_point("promote.copied");
@@ -273,7 +293,6 @@ impl Segment {
         })?;
         crash_point("promote.noted");
         open.settle(copied).await.map_err(PromoteError::Settle)?;
-        outside.readers.tell().await;
         Ok(version)
     }
 
@@ -335,6 +354,23 @@ impl Segment {
         let open = Self::open_file(outside, &self.id, &self.hold, self.verbs, since_ms).await?;
         *self.open.write().expect("a panic ends the process") = Some(Arc::new(open));
         Ok(())
+    }
+
+    /// Makes an orphan of it after [`Self::close`], if something is unpublished; what that is called.
+    pub(super) async fn give_up(&self, files: &Files) -> Result<Option<String>, FilesError> {
+        let _one = self.promoting.lock().await;
+        let note = self.hold.note();
+        if note.unpublished_since_ms.is_none() {
+            return Ok(None);
+        }
+        let kept = files.set_aside(&note)?;
+        let name = note.orphan_name();
+        tracing::warn!(
+            segment = %self.id, kept = %kept.display(),
+            "writes that were acknowledged here are an orphan: a person kept another version; see `trough orphans list`"
+        );
+        self.hold.forget_unpublished();
+        Ok(Some(name))
     }
 
     /// Gives the lock back after [`Self::close`]; the file goes when all of it is published.

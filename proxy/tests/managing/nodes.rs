@@ -163,6 +163,7 @@ impl FakeNode {
         let router = Router::new()
             .route("/provision", post(order))
             .route("/promote", post(order))
+            .route("/resolve", post(order))
             .route("/health", get(health))
             .with_state(Arc::clone(&hears));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,7 +1,7 @@
 //! The order to publish a segment, on its way from the lead to the node that writes it.
 
 use fsd::segment::Digest;
-use proxy::segments::{ManageError, Promoted, SegmentManager};
+use proxy::segments::{Keep, ManageError, Promoted, Resolved, SegmentManager};
 
 use crate::nodes::{Act, FakeNode, Lead};
 use crate::support::id;
@@ -36,6 +36,27 @@ async fn the_node_that_writes_a_segment_publishes_it() {
     assert_eq!(promote().await.unwrap_err().status().as_u16(), 421);
     assert_eq!(owner.asked().len(), 2);
     assert_eq!(other.asked(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_conflict_is_ended_by_the_node_that_writes_the_segment() {
+    let lead = Lead::new().await;
+    let owner = FakeNode::new(&lead, "a", 0, 100).await;
+    let resolve = async |keep| lead.manager.resolve(&id("ohio"), keep).await;
+    let error = resolve(Keep::Ours).await.unwrap_err();
+    assert!(matches!(error, ManageError::NotWritable(_)), "{error}");
+    owner.own("ohio").await;
+    owner.does(Act::Say(200, r#"{"orphan": "ohio@1-2"}"#.to_owned()));
+    let kept = resolve(Keep::Theirs).await.unwrap();
+    assert_eq!(kept, Resolved::Theirs(Some("ohio@1-2".to_owned())));
+    let digest = blake3::hash(b"x");
+    let said = format!(r#"{{"remote_path": "/p", "size": 7, "blake3": "{}"}}"#, digest.to_hex());
+    owner.does(Act::Say(200, said));
+    let promoted = Promoted { remote_path: "/p".to_owned(), size: 7, digest: Digest::from(digest) };
+    assert_eq!(resolve(Keep::Ours).await.unwrap(), Resolved::Ours(promoted));
+    owner.does(Act::Say(409, "there is no conflict".to_owned()));
+    let error = resolve(Keep::Theirs).await.unwrap_err();
+    assert_eq!((error.status().as_u16(), error.to_string()), (409, "there is no conflict".into()));
 }
 
 #[tokio::test]

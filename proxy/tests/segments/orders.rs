@@ -38,6 +38,13 @@ async fn a_segment_is_provisioned_and_promoted_as_the_original_does() {
     }
     let (status, text) = pages.post("/promote", r#"{"segment": "utah"}"#).await;
     assert!(status == 409 && text.contains("utah is not writable"), "{status} {text}");
+    let resolve = async |keep: &str| {
+        let order = json!({"segment": "ohio", "keep": keep}).to_string();
+        pages.post("/resolve", order).await
+    };
+    assert_eq!(parsed(resolve("ours").await)["remote_path"], "/pool/ohio.sqlite");
+    assert_eq!(parsed(resolve("theirs").await), json!({"orphan": "ohio@1-2"}));
+    assert_eq!(resolve("both").await.0, 400);
 }
 
 #[tokio::test]
@@ -76,6 +83,8 @@ async fn what_cannot_be_understood_is_refused_before_anybody_hears_of_it() {
         ("/provision", r#"{"segment": "ohio"} {}"#),
         ("/promote", r#"{"segment": "../x"}"#),
         ("/promote", r#"{"schema": "web"}"#),
+        ("/resolve", r#"{"segment": "ohio"}"#),
+        ("/resolve", r#"{"keep": "ours"}"#),
         ("/", ""),
         ("/", "a b"),
         ("/", r#"{"segment": "ohio"}"#),
@@ -104,12 +113,13 @@ async fn every_failure_has_its_status() {
         for answered in [
             pages.post("/provision", &*order).await,
             pages.post("/promote", &*order).await,
+            pages.post("/resolve", json!({"segment": id, "keep": "ours"}).to_string()).await,
             pages.post("/", id).await,
             pages.delete(&format!("/segment/{id}")).await,
         ] {
             assert_eq!(answered.0, status, "{id}: {}", answered.1);
         }
-        let orders = ["provision", "promote", "provision", "delete"];
+        let orders = ["provision", "promote", "resolve", "provision", "delete"];
         assert_eq!(pages.asked(), orders.map(|order| format!("{order} {id}")));
     }
     let (status, text) =

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use fsd::segment::{Digest, SegmentId};
-use proxy::segments::{ManageError, Promoted, Provisioned, SegmentManager, routes};
+use proxy::segments::{Keep, ManageError, Promoted, Provisioned, Resolved, SegmentManager, routes};
 use proxy::tokens::{TokenSettings, Tokens};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
@@ -74,6 +74,14 @@ impl SegmentManager for Memory {
         }
         let remote_path = format!("/pool/{id}.sqlite");
         Ok(Promoted { remote_path, size: 4096, digest: Digest::from(blake3::hash(b"x")) })
+    }
+
+    async fn resolve(&self, id: &SegmentId, keep: Keep) -> Result<Resolved, ManageError> {
+        self.hear("resolve", id)?;
+        Ok(match keep {
+            Keep::Ours => Resolved::Ours(self.promote(id).await?),
+            Keep::Theirs => Resolved::Theirs(Some(format!("{id}@1-2"))),
+        })
     }
 
     async fn delete(&self, id: &SegmentId) -> Result<(), ManageError> {

@@ -23,6 +23,7 @@ async fn orders_need_the_right_to_manage_and_looks_the_right_to_read() {
         (Method::POST, "/", "ohio"),
         (Method::POST, "/provision", order),
         (Method::POST, "/promote", order),
+        (Method::POST, "/resolve", r#"{"segment": "ohio", "keep": "theirs"}"#),
         (Method::DELETE, "/segment/published", ""),
         (Method::PUT, "/schema/web", r#"{"id": "web", "sql": ""}"#),
         (Method::PUT, "/schema/web/sql", ""),

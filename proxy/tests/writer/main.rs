@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod alone;
+mod conflicts;
 mod orphans;
 mod pages;
 mod support;

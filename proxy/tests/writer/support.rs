@@ -101,6 +101,7 @@ impl Place {
             files: Files::open(self.writable(node)).unwrap(),
             schemas: Schemas::new(self.kv()),
             readers: self.served.clone(),
+            open: tokio::sync::watch::Sender::new(None),
             sync_data: Arc::new(std::fs::File::sync_data),
             clock,
             since_boot,

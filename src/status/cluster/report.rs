@@ -4,7 +4,7 @@ use sync::lead::{CycleReport, LeadStatus};
 
 use super::{ClusterStatus, LeadLine, NodeLine};
 use crate::rows::{ago, bytes, counted, percent};
-use crate::status::report as local;
+use crate::status::{report as local, writes};
 use crate::{columns, orders, plan};
 
 /// The status as lines and a table of the nodes.
@@ -28,6 +28,7 @@ pub fn render(status: &ClusterStatus) -> String {
     let wanted = status.orders.iter().flat_map(orders::describe);
     lines.extend(wanted.map(|order| ("orders", order)));
     lines.extend(status.orders_problem.iter().map(|problem| ("attention", problem.clone())));
+    lines.extend(status.writes.iter().flat_map(|writes| writes::lines(writes, status.at_ms)));
     lines.push(("registry", registry(status)));
     let mut text = columns::named(lines);
     if !status.nodes.is_empty() {

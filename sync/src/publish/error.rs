@@ -125,7 +125,10 @@ pub enum PublishError {
         source: SealError,
     },
     /// Somebody put another file at the final path meanwhile, without the lock.
-    #[error("{path} was changed by somebody else meanwhile ({found}); look at it and put again")]
+    #[error(
+        "{path} was changed by somebody else meanwhile ({found}); look at it, and put again, or, if it is open for \
+         writing, say which is to stay with `trough resolve`"
+    )]
     Conflict {
         /// The final path.
         path: String,

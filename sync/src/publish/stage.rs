@@ -306,7 +306,7 @@ impl<'a> Staging<'a> {
     }
 }
 
-fn conflict(to: &StorePath, now: Before) -> PublishError {
+pub(super) fn conflict(to: &StorePath, now: Before) -> PublishError {
     let found = now.map_or_else(|| "it is gone".to_owned(), |stamp| stamp.to_string());
     PublishError::Conflict { path: to.to_string(), found }
 }

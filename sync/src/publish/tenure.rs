@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fsd::failpoint::crash_step;
-use fsd::segment::{Digest, SegmentId};
+use fsd::segment::{Digest, SegmentId, Stamp};
 
-use super::stage::Staging;
+use super::stage::{Staging, conflict};
 use super::{
     Inner, OnProgress, Progress, Publication, PublishError, Published, count, locked, prepare,
     publication,
@@ -133,6 +133,15 @@ impl Tenure {
         attempts.made += 1;
         let staging = self.staging().again(attempts.made);
         self.settle(&staging, attempts).await?;
+        // the last look is right before the rename; this one spares sending what would be refused there
+        let before = self.published().map(|published| published.stamp);
+        let now = staging.look().await?;
+        if !self.lock.holds() {
+            return Err(PublishError::Fenced { id: self.id.clone(), epoch: self.lock.epoch() });
+        }
+        if now != before {
+            return Err(conflict(&StorePath::published(&self.id), now));
+        }
         about_to(&prepared.digest)
             .map_err(|error| PublishError::Note { id: self.id.clone(), error })?;
         // until the end is reached, also if nobody waits for it any more
@@ -140,11 +149,32 @@ impl Tenure {
         let staged = staging.stage(&prepared, &on_progress).await?;
         attempts.doubt = Some(staged.clone());
         let stamp = staged.stamp;
-        staging.publish(stamp, self.published().map(|published| published.stamp)).await?;
+        staging.publish(stamp, before).await?;
         self.saw(staged);
         *attempts = Attempts { made: attempts.made, ..Attempts::default() };
         on_progress(Progress::Published);
         Ok(publication(&self.id, &staging, stamp, &prepared))
+    }
+
+    /// Whether something else lies at the final path than this tenure saw or made last.
+    pub async fn is_contested(&self) -> Result<bool, PublishError> {
+        let mut attempts = self.attempts.lock().await;
+        let staging = self.staging();
+        // an attempt that was broken off and was done all the same is nobody else's file
+        self.settle(&staging, &mut attempts).await?;
+        Ok(staging.look().await? != self.published().map(|published| published.stamp))
+    }
+
+    /// Looks at what lies at the final path now, and has the next version go over that: the answer of a person to
+    /// [`PublishError::Conflict`]. What was found there; `None` is nothing.
+    pub async fn accept(&self) -> Result<Option<Stamp>, PublishError> {
+        let mut attempts = self.attempts.lock().await;
+        let staging = self.staging();
+        self.settle(&staging, &mut attempts).await?;
+        let found = sealed(&self.inner, &self.id, staging.look().await?).await?;
+        let stamp = found.as_ref().map(|found| found.stamp);
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(stamp)
     }
 
     /// Finds out what became of an attempt that was broken off.
@@ -185,7 +215,16 @@ async fn published(
     inner: &Inner,
     id: &SegmentId,
 ) -> Result<Option<Published>, PublishError> {
-    let Some(stamp) = staging.open().await? else { return Ok(None) };
+    sealed(inner, id, staging.open().await?).await
+}
+
+/// What was found at the final path, with its seal.
+async fn sealed(
+    inner: &Inner,
+    id: &SegmentId,
+    found: Option<Stamp>,
+) -> Result<Option<Published>, PublishError> {
+    let Some(stamp) = found else { return Ok(None) };
     let seal = seal::beside(&*inner.store, id, &StorePath::published(id)).await;
     let seal = seal.map_err(|source| PublishError::Look { id: id.clone(), source })?;
     let seal = seal.filter(|seal| seal.applies_to(id, &stamp));

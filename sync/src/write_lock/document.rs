@@ -48,6 +48,9 @@ pub struct Ownership {
     pub dirty_since_ms: Option<u64>,
     /// Whether it is publishing.
     pub promoting: bool,
+    /// Why it could not be published when that was tried last, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// The schema that the segment was provisioned by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<SegmentId>,
@@ -89,6 +92,7 @@ impl Ownership {
             epoch: None,
             dirty_since_ms,
             promoting: false,
+            problem: None,
             schema: claimant.schema.clone(),
             abandoned_ms: None,
             revision: 0,
@@ -160,6 +164,7 @@ pub(super) mod tests {
             epoch: Some(Epoch { incarnation: 3, index: 17 }),
             dirty_since_ms: Some(1_795_364_008_524),
             promoting: true,
+            problem: Some("no room".to_owned()),
             schema: Some(SegmentId::new("strikes").unwrap()),
             abandoned_ms: Some(1_795_364_009_000),
             revision: 4,
@@ -172,7 +177,7 @@ pub(super) mod tests {
             ),
             (
                 all,
-                r#"{"format":2,"holder":"me","segment":"Strikes.OH","node":"north","write_address":"10.0.0.7:6222","epoch":{"incarnation":3,"index":17},"dirty_since_ms":1795364008524,"promoting":true,"schema":"strikes","abandoned_ms":1795364009000,"revision":4}"#,
+                r#"{"format":2,"holder":"me","segment":"Strikes.OH","node":"north","write_address":"10.0.0.7:6222","epoch":{"incarnation":3,"index":17},"dirty_since_ms":1795364008524,"promoting":true,"problem":"no room","schema":"strikes","abandoned_ms":1795364009000,"revision":4}"#,
             ),
         ] {
             assert_eq!(document.to_bytes(), written);

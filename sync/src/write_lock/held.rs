@@ -107,8 +107,42 @@ impl WriteLock {
         dirty_since_ms: Option<u64>,
         promoting: bool,
     ) -> Result<(), WriteLockError> {
+        self.change(|document| {
+            document.dirty_since_ms = dirty_since_ms;
+            document.promoting = promoting;
+            // what is published had none in the end
+            document.problem = document.problem.take().filter(|_| dirty_since_ms.is_some());
+            true
+        })
+        .await
+    }
+
+    /// The same when publishing ended, and what came of it: why it failed, for people.
+    pub async fn tell_outcome(
+        &self,
+        dirty_since_ms: Option<u64>,
+        problem: Option<String>,
+    ) -> Result<(), WriteLockError> {
+        self.change(|document| {
+            let before = document.clone();
+            document.dirty_since_ms = dirty_since_ms;
+            document.promoting = false;
+            document.problem = problem;
+            *document != before
+        })
+        .await
+    }
+
+    /// Has everybody see the document after `change`, which says whether that is another.
+    async fn change(
+        &self,
+        change: impl FnOnce(&mut Ownership) -> bool,
+    ) -> Result<(), WriteLockError> {
         let Some(told) = &self.told else { return Ok(()) };
         let mut told = told.lock().await;
+        if !change(&mut told.document) && told.index.is_some() {
+            return Ok(());
+        }
         for _ in 0..ATTEMPTS {
             if !self.holds() {
                 return Err(self.is_lost());
@@ -119,8 +153,6 @@ impl WriteLock {
                 None => self.index().await?,
             };
             told.document.revision += 1;
-            told.document.dirty_since_ms = dirty_since_ms;
-            told.document.promoting = promoting;
             let (key, value) = (self.key.clone(), told.document.to_bytes());
             let ops = [fence(&self.key, &self.claim), Op::Cas { key, value, index }];
             match self.kv.txn(&ops).await? {

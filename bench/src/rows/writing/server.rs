@@ -156,6 +156,7 @@ async fn run() -> anyhow::Result<()> {
         files: Files::open(writable(&dir))?,
         schemas,
         readers: Arc::new(Nobody),
+        open: tokio::sync::watch::Sender::new(None),
         sync_data: sync.data(),
         clock,
         since_boot,
