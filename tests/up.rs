@@ -160,3 +160,65 @@ fn where_tokens_are_needed_the_commands_of_the_machine_have_them_and_others_do_n
     let orders = format!("http://127.0.0.1:{}/sync", trough.manager_port());
     assert_eq!(support::http("POST", &orders, "").0, 401);
 }
+
+#[test]
+fn a_file_put_over_what_is_written_is_told_in_the_status_until_a_person_says_which_stays() {
+    let mut trough = Trough::new()
+        .with_settings(&["write.view_max_age_ms=100"])
+        .allow("an order was not carried out")
+        .allow("writes that were acknowledged here are an orphan");
+    trough.start();
+    trough.wait_ready();
+    let order = |page: &str| {
+        let url = format!("http://127.0.0.1:{}/{page}", trough.manager_port());
+        support::http("POST", &url, r#"{"segment": "ohio"}"#)
+    };
+    let write = |sql: &str| {
+        let url = format!("http://127.0.0.1:{}/?segment=ohio", trough.write_port());
+        assert_eq!(support::http("POST", &url, sql), (200, "OK\n".to_owned()), "{sql}");
+    };
+    let status = || text(&trough.command(&["status"]).stdout);
+    let put = |n: i64| {
+        let file = trough.dir().join("foreign.sqlite");
+        let db = rusqlite::Connection::open(&file).unwrap();
+        db.execute_batch(&format!("CREATE TABLE t (n); INSERT INTO t VALUES ({n})")).unwrap();
+        drop(db);
+        let path = sync::store::StorePath::published(&"ohio".parse().unwrap());
+        std::fs::rename(file, trough.dir().join("store").join(path.as_str())).unwrap();
+    };
+    let resolve = |keep: &str| {
+        let said = trough.command(&["resolve", "ohio", "--keep", keep]);
+        (said.status.code(), text(&said.stdout) + &text(&said.stderr))
+    };
+    trough.put("ohio", 1);
+    assert_eq!(order("provision").0, 200);
+    write("UPDATE t SET n = 2");
+    let told = status();
+    assert!(told.contains("1 segment open; 1 with writes that are not published, ohio"), "{told}");
+    assert_eq!(order("promote").0, 200);
+    let told = status();
+    assert!(told.contains("1 segment open; all that was written is published"), "{told}");
+    let (code, said) = resolve("theirs");
+    assert!(code == Some(1) && said.contains("nothing to choose from"), "{said}");
+
+    write("UPDATE t SET n = 3");
+    put(100);
+    let (code, said) = order("promote");
+    assert!(code == 409 && said.contains("trough resolve"), "{code} {said}");
+    let told = status();
+    assert!(
+        told.contains("attention   ohio on node") && told.contains("changed by somebody"),
+        "{told}"
+    );
+    let (code, said) = resolve("ours");
+    assert!(code == Some(0) && said.contains("what was written to ohio is published"), "{said}");
+    trough.wait_answers("ohio", 3);
+
+    write("UPDATE t SET n = 4");
+    put(200);
+    let (code, said) = resolve("theirs");
+    assert!(code == Some(0) && said.contains("is the orphan ohio@"), "{said}");
+    trough.wait_answers("ohio", 200);
+    let told = status();
+    assert!(!told.contains("writes  "), "{told}");
+}

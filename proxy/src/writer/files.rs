@@ -15,7 +15,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fsd::segment::SegmentId;
 use serde::Serialize;
@@ -32,6 +32,8 @@ const NOTE: &str = ".json";
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 /// The longest wait for readers of a file that is set aside.
 const READERS_WAIT: Duration = Duration::from_secs(5);
+/// Between two tries while they are waited for.
+const READERS_PAUSE: Duration = Duration::from_millis(20);
 /// Orphans and notes that a listing gives.
 const LISTED_MAX: usize = 100_000;
 
@@ -59,6 +61,11 @@ fn failed<'a>(
 }
 
 impl Files {
+    /// Those below `root`, to look at: it need not be there.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     /// Those below `root`, which is made if it is not there.
     pub fn open(root: PathBuf) -> Result<Self, FilesError> {
         let orphans = root.join("orphans");
@@ -135,7 +142,7 @@ impl Files {
         self.root.join("orphans").join(format!("{}.sqlite", note.orphan_name()))
     }
 
-    /// Makes an orphan of what was written to `id`: it is kept, and never published from here.
+    /// Makes an orphan of what was written to `id`: it is kept, and never published from here. May wait for its readers.
     pub fn set_aside(&self, note: &Note) -> Result<PathBuf, FilesError> {
         let (from, to) = (self.database(&note.segment), self.orphan(note));
         self.write(&to.with_extension("json"), note)?;
@@ -174,7 +181,7 @@ impl Files {
         remove(&orphan.with_extension("json"))
     }
 
-    /// Bytes that all of it takes.
+    /// Bytes that all of it takes; what cannot be looked at counts as none.
     pub fn stored_bytes(&self) -> u64 {
         let length = |dir: &Path| {
             let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -231,14 +238,20 @@ fn fold_log(path: &Path) -> Result<(), FilesError> {
     let fold = || -> rusqlite::Result<()> {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
         let database = rusqlite::Connection::open_with_flags(path, flags)?;
-        // a reader that has it open lets go of it soon
-        database.busy_timeout(READERS_WAIT)?;
         database.pragma_update(None, "synchronous", "full")?;
-        let mode: String =
-            database.pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0))?;
-        match mode == "delete" {
-            true => Ok(()),
-            false => Err(rusqlite::Error::InvalidQuery),
+        let until = Instant::now() + READERS_WAIT;
+        loop {
+            let mode =
+                database.pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0));
+            match mode {
+                // a reader that has it open lets go of it soon; SQLite's own wait does not wait for this
+                Err(error) if is_busy(&error) && Instant::now() < until => {
+                    std::thread::sleep(READERS_PAUSE);
+                }
+                Err(error) => return Err(error),
+                Ok(mode) if String::eq(&mode, "delete") => return Ok(()),
+                Ok(_) => return Err(rusqlite::Error::InvalidQuery),
+            }
         }
     };
     match path.try_exists() {
@@ -248,6 +261,10 @@ fn fold_log(path: &Path) -> Result<(), FilesError> {
         }
         Err(error) => Err(failed("look at", path)(error)),
     }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
 }
 
 fn sync_directory(path: &Path) -> Result<(), FilesError> {

@@ -121,7 +121,7 @@ impl Segment {
             }
             match left.unpublished_since_ms {
                 Some(_) if whole => {
-                    let kept = files.set_aside(&left)?;
+                    let kept = set_aside(files, left.clone()).await?;
                     tracing::warn!(
                         segment = %id, epoch = %left.epoch, kept = %kept.display(),
                         "writes that were acknowledged here are an orphan: the segment was published or written \
@@ -363,8 +363,8 @@ impl Segment {
         if note.unpublished_since_ms.is_none() {
             return Ok(None);
         }
-        let kept = files.set_aside(&note)?;
         let name = note.orphan_name();
+        let kept = set_aside(files, note).await?;
         tracing::warn!(
             segment = %self.id, kept = %kept.display(),
             "writes that were acknowledged here are an orphan: a person kept another version; see `trough orphans list`"
@@ -386,6 +386,13 @@ impl Segment {
         }
         hold.into_tenure().end(unpublished).await;
     }
+}
+
+/// [`Files::set_aside`], which waits.
+async fn set_aside(files: &Files, note: Note) -> Result<PathBuf, FilesError> {
+    let files = files.clone();
+    let task = tokio::task::spawn_blocking(move || files.set_aside(&note)).await;
+    task.expect("a panic ends the process, and nobody ends this task")
 }
 
 /// An empty segment, by its schema if it has one.
