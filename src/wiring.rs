@@ -38,6 +38,7 @@ mod control;
 mod discovery;
 mod elsewhere;
 mod managing;
+mod room;
 mod trigger;
 mod writing;
 
@@ -92,6 +93,7 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
             Box::new(WholePool { pinned: config.sync.pinned.clone() }),
         ),
     };
+    let room = room::follow(config, cache.clone(), member.clone());
     let discovery = member.map(|member| discovery::of_node(config, member, shutdown.clone()));
     let discovery = discovery.transpose()?;
     let outside = Outside {
@@ -121,9 +123,14 @@ pub async fn sync_local(config: &Config, shutdown: CancellationToken) -> anyhow:
         Ok(())
     };
     let local = async { local.run(shutdown).await.context("run the synchronizer") };
-    // any of them ending by itself is an error that ends the others
-    tokio::try_join!(pages, local, discovery)?;
-    Ok(())
+    let work = async {
+        // any of them ending by itself is an error that ends the others
+        tokio::try_join!(pages, local, discovery)
+    };
+    tokio::select! {
+        done = work => done.map(drop),
+        () = room => Ok(()),
+    }
 }
 
 /// Runs the reader until `shutdown`.

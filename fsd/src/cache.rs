@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
@@ -134,6 +135,8 @@ struct Inner {
     layout: Layout,
     settings: CacheSettings,
     quota_bytes: u64,
+    /// What of it is taken by something else than this cache.
+    taken_bytes: AtomicU64,
     /// Held by whoever changes names. Taken before `state`, never the other way round.
     changes: Mutex<Ledger>,
     state: Mutex<State>,
@@ -247,9 +250,20 @@ impl Cache {
         &self.0.layout
     }
 
-    /// The most that objects and files being staged may take, in bytes.
+    /// The most that objects and files being staged may take, in bytes: the quota without what [`Self::take`] says.
     pub fn quota_bytes(&self) -> u64 {
-        self.0.quota_bytes
+        self.0.quota_bytes.saturating_sub(self.taken_bytes())
+    }
+
+    /// What of the quota is taken by something else, in bytes.
+    pub fn taken_bytes(&self) -> u64 {
+        self.0.taken_bytes.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes of the quota are taken by something else that lies on the volume, as segments that are written
+    /// here. What is held stays, however many they are: whoever assigns segments makes room.
+    pub fn take(&self, bytes: u64) {
+        self.0.taken_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// What its volume has free for it, in bytes; `None` when the volume cannot be looked at.
@@ -329,7 +343,7 @@ impl Cache {
     fn reserve(&self, id: &SegmentId, length: u64) -> Result<(), CacheError> {
         let mut state = self.state();
         let used_bytes = state.objects_bytes + state.incoming_bytes;
-        let quota_bytes = self.0.quota_bytes;
+        let quota_bytes = self.quota_bytes();
         if used_bytes.saturating_add(length) > quota_bytes {
             let (id, needed_bytes) = (id.clone(), length);
             return Err(CacheError::OverQuota { id, needed_bytes, used_bytes, quota_bytes });

@@ -207,6 +207,16 @@ fn the_quota_holds_objects_and_what_is_being_staged() {
     assert!(cache.stage(&id("d"), 1).is_err());
     cache.remove(&id("a")).unwrap();
     assert!(cache.stage(&id("d"), length).is_ok());
+    // what lies beside the cache takes of it, and pushes nothing out
+    cache.take(length);
+    assert_eq!((cache.quota_bytes(), cache.taken_bytes()), (length, length));
+    let error = cache.stage(&id("d"), 1).unwrap_err();
+    assert!(matches!(error, CacheError::OverQuota { quota_bytes, .. } if quota_bytes == length));
+    assert_eq!(cache.usage().objects_bytes, length);
+    cache.take(u64::MAX);
+    assert_eq!(cache.quota_bytes(), 0);
+    cache.take(0);
+    assert!(cache.stage(&id("d"), length).is_ok());
     assert_consistent(&cache);
 }
 

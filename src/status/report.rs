@@ -94,6 +94,10 @@ fn cache(status: &LocalStatus) -> String {
         // writing to a string does not fail
         let _ = write!(text, "; its volume has {} free", bytes(free));
     }
+    if cache.writable_bytes > 0 {
+        // writing to a string does not fail
+        let _ = write!(text, "; {} more are written here", bytes(cache.writable_bytes));
+    }
     if cache.quarantine_bytes > 0 {
         // writing to a string does not fail
         let _ = write!(text, "; {} in quarantine", bytes(cache.quarantine_bytes));

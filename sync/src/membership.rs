@@ -202,7 +202,16 @@ impl Membership {
 
     /// Says whether a person took this node out. After an error say it again.
     pub async fn maintain(&mut self, on: bool) -> Result<(), MembershipError> {
-        self.node.maintenance = on;
+        self.change(|node| node.maintenance = on).await
+    }
+
+    /// Says what its cache may take, in bytes. After an error say it again.
+    pub async fn room(&mut self, quota_bytes: u64) -> Result<(), MembershipError> {
+        self.change(|node| node.quota_bytes = quota_bytes).await
+    }
+
+    async fn change(&mut self, change: impl FnOnce(&mut Node)) -> Result<(), MembershipError> {
+        change(&mut self.node);
         self.said = false;
         match &self.registration {
             // it says so when it registers

@@ -161,6 +161,20 @@ async fn only_what_was_told_to_drain_may_be_dropped() {
 }
 
 #[tokio::test]
+async fn the_room_of_a_node_is_told_before_it_is_there_and_after() {
+    let (dir, kv) = file();
+    let mut node = member(&kv, &dir.path().join("session"));
+    node.room(900).await.unwrap();
+    set(&*kv, "trough/incarnation", "1").await;
+    node.tell([holds("a", V1)], true).await.unwrap();
+    assert_eq!(document(&*kv).await.quota_bytes, 900);
+    node.room(700).await.unwrap();
+    let said = document(&*kv).await;
+    assert!(said.announced);
+    assert_eq!((said.quota_bytes, said.stored_bytes), (700, V1.length));
+}
+
+#[tokio::test]
 async fn what_is_absent_garbled_or_overtaken_changes_nothing() {
     let (dir, kv) = file();
     let mut lead = Lead::new(&kv);

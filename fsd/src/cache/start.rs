@@ -20,6 +20,7 @@ use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -80,6 +81,7 @@ pub(super) fn open(settings: &CacheSettings) -> Result<(Cache, StartReport), Cac
     let space = space.map_err(|error| CacheError::io("look at", layout.dir(), 0, error))?;
     let cache = Cache(Arc::new(Inner {
         quota_bytes: settings.quota_bytes.unwrap_or(space.size_bytes / 100 * QUOTA_DEFAULT_PERCENT),
+        taken_bytes: AtomicU64::default(),
         layout,
         settings: settings.clone(),
         changes: Mutex::new(ledger),

@@ -248,6 +248,11 @@ impl State {
         deleted.len()
     }
 
+    /// What may be held in all, in bytes; the next decision goes by it.
+    pub fn set_quota(&mut self, quota_bytes: u64) {
+        self.quota_bytes = quota_bytes;
+    }
+
     /// Decides anew what to hold, and queues what is missing.
     pub fn assign(&mut self, assignment: &dyn Assignment) {
         let held = self.held.iter().map(|(id, h)| (id.clone(), h.version.stamp)).collect();

@@ -108,7 +108,7 @@ impl SegmentCounts {
 /// Bytes in the cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheStatus {
-    /// What it may take.
+    /// What it may take: its quota without [`Self::writable_bytes`].
     pub quota_bytes: u64,
     /// Objects.
     pub objects_bytes: u64,
@@ -116,6 +116,9 @@ pub struct CacheStatus {
     pub incoming_bytes: u64,
     /// What failed verification and is kept.
     pub quarantine_bytes: u64,
+    /// What of the quota is taken by segments that are written here.
+    #[serde(default)]
+    pub writable_bytes: u64,
 }
 
 /// The volume of the cache.

@@ -78,6 +78,7 @@ impl Actor {
 
     fn seen(&mut self, seen: Seen) {
         self.listing = false;
+        self.state.set_quota(self.outside.cache.quota_bytes());
         self.listings_done = self.listings_begun;
         match seen {
             Seen::Listing { listing, took } => self.listed(*listing, took),

@@ -37,6 +37,7 @@ impl Actor {
             objects_bytes: usage.objects_bytes,
             incoming_bytes: usage.incoming_bytes,
             quarantine_bytes: usage.quarantine_bytes,
+            writable_bytes: self.outside.cache.taken_bytes(),
         };
         status.work = WorkStatus {
             listing: self.listing,

@@ -85,6 +85,15 @@ impl Member {
         said
     }
 
+    /// Says what its cache may take, in bytes. After an error say it again.
+    pub async fn room(&self, quota_bytes: u64) -> Result<(), MembershipError> {
+        let mut speaking = self.speaking.lock().await;
+        let was_there = speaking.membership.holds();
+        let said = speaking.membership.room(quota_bytes).await;
+        self.spoke(&mut speaking, was_there)?;
+        said
+    }
+
     /// What the lead wants, as the synchronizer takes it.
     pub fn assignment(&self) -> ToHold {
         self.to_hold.clone()
