@@ -15,15 +15,30 @@ use tempfile::TempDir;
 const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587d;
 const NO_LOG_FLUSH: u32 = 2;
 
+/// The journal is committed only when something asks for it.
+const PLAIN: &str = "loop,commit=300";
+/// Neither does a file's content reach the disk because the file is renamed over another.
+const HARSH: &str = "loop,commit=300,noauto_da_alloc";
+
 pub struct Volume {
     directory: TempDir,
+    options: &'static str,
 }
 
 impl Volume {
     /// An empty volume of `megabytes`.
     pub fn new(megabytes: u64) -> Self {
+        Self::with(megabytes, PLAIN)
+    }
+
+    /// One that does nothing of its own accord for who forgot a sync.
+    pub fn harsh(megabytes: u64) -> Self {
+        Self::with(megabytes, HARSH)
+    }
+
+    fn with(megabytes: u64, options: &'static str) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let volume = Self { directory };
+        let volume = Self { directory, options };
         File::create(volume.image()).unwrap().set_len(megabytes << 20).unwrap();
         run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), volume.image().as_ref()]);
         std::fs::create_dir(volume.path()).unwrap();
@@ -40,9 +55,8 @@ impl Volume {
         self.directory.path().join("mount")
     }
 
-    /// The journal is committed only when something asks for it.
     pub fn mount(&self) {
-        let options = ["-o", "loop,commit=300"].map(AsRef::as_ref);
+        let options = ["-o", self.options].map(AsRef::as_ref);
         run("mount", &[options[0], options[1], self.image().as_ref(), self.path().as_ref()]);
     }
 

@@ -163,6 +163,7 @@ impl Segment {
             Some(Version { stamp: published.stamp, digest: seal.blake3 })
         });
         let hold = Hold::new(tenure, outside.files.clone(), note)?;
+        crash_point("write.noted");
         if since_ms.is_some() {
             // told as what it is, before anybody can take it for clean
             let telling = Arc::clone(&hold);

@@ -5,4 +5,7 @@ mod alone;
 mod conflicts;
 mod orphans;
 mod pages;
+mod power;
 mod support;
+#[path = "../../../fsd/tests/support/volume.rs"]
+mod volume;

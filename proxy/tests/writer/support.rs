@@ -1,6 +1,6 @@
 //! Writers of several nodes in one place.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -41,9 +41,24 @@ impl Readers for TestServed {
     async fn tell(&self) {}
 }
 
+/// A directory, which goes with who made it.
+pub enum Dir {
+    Made(TempDir),
+    Found(PathBuf),
+}
+
+impl Dir {
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Made(dir) => dir.path(),
+            Self::Found(dir) => dir,
+        }
+    }
+}
+
 /// A deep store and a registry.
 pub struct Place {
-    pub dir: TempDir,
+    pub dir: Dir,
     pub served: Arc<TestServed>,
 }
 
@@ -51,7 +66,12 @@ impl Place {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("store")).unwrap();
-        Self { dir, served: Arc::default() }
+        Self { dir: Dir::Made(dir), served: Arc::default() }
+    }
+
+    /// That which another process made at `dir`.
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir: Dir::Found(dir), served: Arc::default() }
     }
 
     pub fn kv(&self) -> Arc<dyn Kv> {
@@ -109,6 +129,14 @@ impl Place {
         }
     }
 
+    /// Ends the session of who writes `name`.
+    pub async fn end_session(&self, name: &str) {
+        let kv = self.kv();
+        let key = sync::kv::Key::new(format!("trough/write/{}", id(name).label())).unwrap();
+        let session = kv.get(&key).await.unwrap().unwrap().session.unwrap();
+        kv.destroy_session(&session).await.unwrap();
+    }
+
     pub fn writable(&self, node: &str) -> PathBuf {
         self.dir.path().join(format!("writable-{node}"))
     }
@@ -132,7 +160,7 @@ impl Place {
     }
 }
 
-pub fn rows(path: &std::path::Path) -> Vec<i64> {
+pub fn rows(path: &Path) -> Vec<i64> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     let mut rows = db.prepare("SELECT n FROM t ORDER BY n").unwrap();
     rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
@@ -166,10 +194,7 @@ impl Node {
     pub async fn die(self, place: &Place, name: &str) {
         self.upkeep.abort();
         let _ = self.upkeep.await;
-        let kv = place.kv();
-        let key = sync::kv::Key::new(format!("trough/write/{}", id(name).label())).unwrap();
-        let session = kv.get(&key).await.unwrap().unwrap().session.unwrap();
-        kv.destroy_session(&session).await.unwrap();
+        place.end_session(name).await;
         // what is left of it in this process finds that out, and writes nothing any more
         std::mem::forget(self.desk);
     }
