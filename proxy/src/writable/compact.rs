@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -48,11 +48,16 @@ impl Copying {
         match wait_for(&wait) {
             true => Ok(Self { thread, stop }),
             false => {
-                stop.store(true, Ordering::Relaxed);
-                let ended = thread.join().unwrap_or(Ok(()));
-                let late =
-                    || WriteError::Disk(format!("the copy did not begin within {BEGIN_MAX:?}"));
-                Err(ended.err().unwrap_or_else(late))
+                // one that failed is gone, and says why
+                let late = matches!(wait.try_recv(), Err(TryRecvError::Empty));
+                stop.store(late, Ordering::Relaxed);
+                match thread.join() {
+                    Ok(Err(error)) if !late => Err(error),
+                    _ => {
+                        let reason = format!("the copy did not begin within {BEGIN_MAX:?}");
+                        Err(WriteError::Disk(reason))
+                    }
+                }
             }
         }
     }
