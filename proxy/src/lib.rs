@@ -13,6 +13,7 @@
 //! query       one query on a thread that may wait; its limits
 //! rows        from `sqlite3_step` to bytes
 //! error       every failure and its HTTP status
+//! causes      an error in one line
 //! writable    a segment that is open for writing
 //! writer      the segments that a node writes, from taking them to giving them back
 //! lease       which writable segments the reader may read
@@ -29,6 +30,7 @@
 pub mod admission;
 mod body;
 pub mod catalogue;
+mod causes;
 pub mod connection;
 pub mod error;
 pub mod guarded;

@@ -20,6 +20,7 @@ use sync::publish::PublishError;
 use sync::tomb::TombError;
 use sync::write_lock::{Owned, Ownership, WriteLockError};
 
+use crate::causes::causes;
 use crate::segments::ManageError;
 
 mod ask;
@@ -100,10 +101,4 @@ fn of_delete(error: DeleteError) -> ManageError {
         DeleteError::Tomb(TombError::NotUnderstood { .. }) => ManageError::Internal(reason),
         DeleteError::Prepare { .. } | DeleteError::Store { .. } => ManageError::Store(reason),
     }
-}
-
-/// An error with all that it comes from.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::peer::{Asking, Peer};
 use super::{ForwardSettings, HttpClient, Question, Unreached, Whom};
+use crate::causes::causes;
 use crate::error::QueryError;
 use crate::metrics::FORWARDS;
 use crate::reader::{SEGMENT_HEADER, VERSION_HEADER, WRITABLE_HEADER};
@@ -230,10 +231,4 @@ async fn pass<G>(
             return Ok(Some((piece, (None, rest, held))));
         }
     }
-}
-
-/// An error with all that it comes from: hyper's own words say only where it happened.
-fn causes(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -30,6 +30,7 @@ use sync::publish::PublishError;
 use sync::write_lock::WriteLockError;
 
 use super::{Desk, OpenError, PromoteError};
+use crate::causes::causes;
 use crate::segments::ManageError;
 
 /// What the socket is called.
@@ -294,7 +295,7 @@ impl Control {
 
 /// What a failure to open `id` is to who ordered it.
 fn of_open(id: &SegmentId, error: OpenError) -> ManageError {
-    let (id, reason) = (id.clone(), error.to_string());
+    let (id, reason) = (id.clone(), causes(&error));
     match error {
         OpenError::Publish(PublishError::HeldBy { holder, .. }) => {
             ManageError::Locked { id, holder }
@@ -321,7 +322,7 @@ fn of_open(id: &SegmentId, error: OpenError) -> ManageError {
 
 /// What a failure to publish `id` is to who ordered it.
 fn of_promote(id: &SegmentId, error: PromoteError) -> ManageError {
-    let (id, reason) = (id.clone(), error.to_string());
+    let (id, reason) = (id.clone(), causes(&error));
     match error {
         PromoteError::NotOpen(id) => ManageError::NotWritable(id),
         PromoteError::NoConflict(_)

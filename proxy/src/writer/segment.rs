@@ -18,7 +18,7 @@ use super::files::{Files, FilesError};
 use super::hold::Hold;
 use super::note::{self, Note};
 use super::{Outside, content};
-use crate::managing::causes;
+use crate::causes::causes;
 use crate::writable::{
     Lease, Opening, Unpublished, Verbs, Writable, WriteError, WriteRequest, Written,
 };

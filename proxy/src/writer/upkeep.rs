@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::desk::Desk;
 use super::error::OpenError;
 use super::segment::Segment;
+use crate::causes::causes;
 use crate::metrics::{
     WRITABLE_OPEN, WRITABLE_PROMOTIONS, WRITABLE_UNPUBLISHED, WRITABLE_UNPUBLISHED_AGE,
 };
@@ -126,7 +127,7 @@ async fn resume(desk: &Desk, told: &mut HashSet<SegmentId>, shutdown: &Cancellat
             Err(OpenError::Publish(PublishError::HeldBy { .. })) => {}
             Err(error) => {
                 if told.insert(id.clone()) {
-                    tracing::warn!(segment = %id, %error, "what was written here is not open yet; it is tried again and again");
+                    tracing::warn!(segment = %id, error = %causes(&error), "what was written here is not open yet; it is tried again and again");
                 }
             }
         }
@@ -178,7 +179,7 @@ async fn promote(desk: &Desk, id: &SegmentId) -> bool {
         }
         Err(error) => {
             counter!(WRITABLE_PROMOTIONS, "outcome" => "failed").increment(1);
-            tracing::warn!(segment = %id, %error, "not published; it is tried again");
+            tracing::warn!(segment = %id, error = %causes(error), "not published; it is tried again");
         }
     }
     promoted.is_ok()
