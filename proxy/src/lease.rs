@@ -1,27 +1,30 @@
 //! Which writable segments of this node may be read here, and until when: a file that the writer renews and the reader
 //! asks before it opens one.
 //!
-//! Invariant: the reader reads a writable file only while the writer's lock on it holds by this machine's clock, so
-//! never beside another node's writer. What is not understood, is of another boot, or has passed, says no.
+//! Invariants: the reader reads a writable file only while the writer's lock on it holds by this machine's clock, so
+//! never beside another node's writer; what is not whole or not understood, is of another boot, or has passed, says no.
+//! A full disk stops neither the renewal of what is said nor its end.
 //!
 //! Left out: whether another node owns it then; that is in the registry.
 
 use std::collections::HashSet;
-use std::fs::Metadata;
-use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fsd::segment::SegmentId;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use sync::clock::SinceBoot;
 
 /// What the file is called, in the directory of writable segments.
 const NAME: &str = "lease";
+/// What the one before is called, which the next is written into.
+const SPARE: &str = "lease.spare";
 /// The format of [`Leased`].
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Tells one boot of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -36,39 +39,64 @@ struct Leased {
     segments: HashSet<SegmentId>,
 }
 
+impl Leased {
+    /// With a line that tells whether all of it is there.
+    fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+        let mut text = serde_json::to_vec(self)?;
+        let digest = blake3::hash(&text).to_hex();
+        text.push(b'\n');
+        text.extend_from_slice(digest.as_bytes());
+        Ok(text)
+    }
+
+    fn understand(text: &[u8]) -> Option<Self> {
+        let end = text.iter().rposition(|byte| *byte == b'\n')?;
+        let (text, digest) = (&text[..end], &text[end + 1..]);
+        let whole = blake3::hash(text).to_hex().as_bytes() == digest;
+        whole.then(|| serde_json::from_slice(text).ok())?
+    }
+}
+
 /// The boot that this process runs in.
 fn boot() -> std::io::Result<String> {
     Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
 
-/// Writes the file.
+/// Writes the file: over the one before the last, which then takes the place of the last. So it needs no room on the disk
+/// but what it has.
 #[derive(Debug)]
 pub struct LeaseFile {
     path: PathBuf,
+    spare: PathBuf,
     boot: String,
 }
 
 impl LeaseFile {
     /// In `directory`; nothing is leased before the first [`Self::write`].
     pub fn new(directory: &Path) -> std::io::Result<Self> {
-        Ok(Self { path: directory.join(NAME), boot: boot()? })
+        Ok(Self { path: directory.join(NAME), spare: directory.join(SPARE), boot: boot()? })
     }
 
     /// Says that `segments` may be read until `until`, in time since boot, and no others. Not durable: it ends with the
     /// boot.
     pub fn write(
-        &self,
+        &mut self,
         segments: impl IntoIterator<Item = SegmentId>,
         until: Duration,
     ) -> std::io::Result<()> {
         let until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
         let segments = segments.into_iter().collect();
         let leased = Leased { format: FORMAT, boot: self.boot.clone(), until_ms, segments };
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        let mut part = tempfile::Builder::new().suffix(".part").tempfile_in(directory)?;
-        part.write_all(&serde_json::to_vec(&leased)?)?;
-        part.persist(&self.path).map_err(|error| error.error)?;
-        Ok(())
+        let text = leased.to_bytes()?;
+        let mut how = File::options();
+        let spare = how.write(true).create(true).truncate(false).mode(0o600).open(&self.spare)?;
+        spare.write_all_at(&text, 0)?;
+        spare.set_len(text.len() as u64)?;
+        match renameat_with(CWD, &self.spare, CWD, &self.path, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(()),
+            // it is the first, or the file system does not exchange files
+            Err(_) => std::fs::rename(&self.spare, &self.path),
+        }
     }
 }
 
@@ -134,7 +162,7 @@ impl Leases {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.as_ref().is_none_or(|(of, _)| *of != which) {
             let leased = std::fs::read(&path).ok()?;
-            *read = Some((which, serde_json::from_slice(&leased).ok()?));
+            *read = Some((which, Leased::understand(&leased)?));
         }
         let (_, leased) = read.as_ref()?;
         let holds = leased.format == FORMAT
@@ -161,7 +189,7 @@ mod tests {
         let id = |text: &str| SegmentId::new(text).unwrap();
         let path = |text: &str| leases.path(&id(text));
         assert_eq!(path("ohio"), None, "there is no file");
-        let file = LeaseFile::new(dir.path()).unwrap();
+        let mut file = LeaseFile::new(dir.path()).unwrap();
         file.write([id("ohio")], Duration::from_millis(2_000)).unwrap();
         assert_eq!(path("ohio"), Some(dir.path().join("ohio.sqlite")));
         assert_eq!(path("texas"), None);
@@ -172,12 +200,16 @@ mod tests {
         assert_eq!((path("texas"), path("ohio")), (None, None));
         file.write([id("texas")], Duration::from_millis(9_000)).unwrap();
         assert!(path("texas").is_some() && path("ohio").is_none());
-        let said = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
-        let other = said.replace(&boot().unwrap(), "another-boot");
-        assert_ne!(other, said);
-        std::fs::write(dir.path().join(NAME), other).unwrap();
+        let mut other = LeaseFile { boot: "another-boot".to_owned(), ..file };
+        other.write([id("texas")], Duration::from_millis(9_000)).unwrap();
         assert_eq!(path("texas"), None, "time of another boot");
-        std::fs::write(dir.path().join(NAME), "?").unwrap();
-        assert_eq!(path("texas"), None);
+        other.boot = boot().unwrap();
+        other.write([id("texas")], Duration::from_millis(9_000)).unwrap();
+        let said = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
+        assert!(path("texas").is_some());
+        for half in ["?", &said[..said.len() - 9], &said.replace("9000", "9999")] {
+            std::fs::write(dir.path().join(NAME), half).unwrap();
+            assert_eq!(path("texas"), None, "{half}");
+        }
     }
 }

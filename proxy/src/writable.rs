@@ -86,8 +86,8 @@ pub trait Lease: Send + Sync + fmt::Debug {
     fn holds(&self) -> bool;
 
     /// Tells the others since when there is something unpublished (Unix time in milliseconds), or that there is
-    /// nothing. An error, for people, means that they may not have heard.
-    fn tell(&self, unpublished_since_ms: Option<u64>) -> Result<(), String>;
+    /// nothing. An error means that they may not have heard.
+    fn tell(&self, unpublished_since_ms: Option<u64>) -> Result<(), WriteError>;
 }
 
 /// What was acknowledged.

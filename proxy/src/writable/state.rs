@@ -98,7 +98,7 @@ impl Shared {
                 return Ok(());
             }
         }
-        self.lease.tell(Some(now_ms)).map_err(WriteError::Closed)?;
+        self.lease.tell(Some(now_ms))?;
         let mut state = self.lock();
         state.since_ms = Some(now_ms);
         state.after_copy_ms = Some(now_ms);
@@ -126,7 +126,7 @@ impl Shared {
             let settled = state.commits == copied.commits;
             (settled, if settled { None } else { state.after_copy_ms })
         };
-        self.lease.tell(since_ms).map_err(WriteError::Closed)?;
+        self.lease.tell(since_ms)?;
         self.lock().since_ms = since_ms;
         Ok(settled)
     }

@@ -56,7 +56,7 @@ pub struct Entry {
 pub struct Desk {
     pub(super) outside: Outside,
     slots: Mutex<HashMap<SegmentId, Arc<Slot>>>,
-    lease: LeaseFile,
+    lease: Mutex<LeaseFile>,
     stopping: AtomicBool,
     /// Where a lock is kept against a second writer; held for its drop.
     _alone: std::fs::File,
@@ -78,7 +78,7 @@ impl Desk {
                 )
             })?;
         outside.files.sweep()?;
-        let lease = LeaseFile::new(root)?;
+        let mut lease = LeaseFile::new(root)?;
         lease.write([], Duration::ZERO)?;
         let ended = outside.publisher.locks().end_former(&outside.node).await?;
         if ended > 0 {
@@ -87,7 +87,7 @@ impl Desk {
         Ok(Self {
             outside,
             slots: Mutex::default(),
-            lease,
+            lease: Mutex::new(lease),
             stopping: AtomicBool::new(false),
             _alone: file,
         })
@@ -323,6 +323,11 @@ impl Desk {
 
     /// Tells this node's reader what it may read, and others what is open here.
     pub(super) fn write_lease(&self) -> std::io::Result<()> {
+        // first: what is said last is what is so last
+        let mut lease = self
+            .lease
+            .lock()
+            .expect("a panic ends the process, so no thread has left this poisoned");
         let open = self.open();
         self.outside.open.send_if_modified(|told| {
             let now: BTreeSet<_> = open.iter().map(|segment| segment.id().clone()).collect();
@@ -333,7 +338,7 @@ impl Desk {
             changed
         });
         let until = open.iter().map(|segment| segment.holds_until()).min().unwrap_or_default();
-        self.lease.write(open.iter().map(|segment| segment.id().clone()), until)
+        lease.write(open.iter().map(|segment| segment.id().clone()), until)
     }
 }
 

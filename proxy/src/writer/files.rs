@@ -4,7 +4,8 @@
 //!   writable/<id>.sqlite             the segment, with SQLite's -wal and -shm beside it
 //!   writable/<id>.json               its note: whose epoch it is, which version it goes on from
 //!   writable/<random>.part           being fetched, created or copied; swept at start
-//!   writable/lease                   until when which segments may be read here, for the reader
+//!   writable/lease                   until when which segments may be read here, for the reader; with the one before
+//!                                    as lease.spare
 //!   writable/lock                    held by the one writer
 //!   writable/orphans/<id>@<epoch>.sqlite, .json   what was acknowledged here and overtaken elsewhere
 //! ```

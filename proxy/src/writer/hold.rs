@@ -4,6 +4,7 @@
 //! nothing, only after it was published.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sync::publish::Tenure;
@@ -12,7 +13,7 @@ use tokio::runtime::Handle;
 
 use super::files::{Files, FilesError};
 use super::note::Note;
-use crate::writable::Lease;
+use crate::writable::{Lease, WriteError};
 
 /// How much of why a segment was not published goes into the registry.
 const PROBLEM_CHARS_MAX: usize = 400;
@@ -105,10 +106,15 @@ impl Lease for Hold {
         self.tenure.lock().holds()
     }
 
-    fn tell(&self, unpublished_since_ms: Option<u64>) -> Result<(), String> {
+    fn tell(&self, unpublished_since_ms: Option<u64>) -> Result<(), WriteError> {
         let written = || {
             let written = self.write_down(|note| note.unpublished_since_ms = unpublished_since_ms);
-            written.map_err(|error| error.to_string())
+            written.map_err(|failed| match failed.error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    WriteError::Full(failed.to_string())
+                }
+                _ => WriteError::Closed(failed.to_string()),
+            })
         };
         let promoting = self.runtime.block_on(self.promoting.lock());
         // the note never says less than the registry
@@ -116,7 +122,7 @@ impl Lease for Hold {
             written()?;
         }
         let told = self.runtime.block_on(self.tenure.lock().tell(unpublished_since_ms, *promoting));
-        told.map_err(|error| error.to_string())?;
+        told.map_err(|error| WriteError::Closed(error.to_string()))?;
         match unpublished_since_ms {
             Some(_) => Ok(()),
             None => written(),

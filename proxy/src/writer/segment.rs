@@ -168,7 +168,7 @@ impl Segment {
             // told as what it is, before anybody can take it for clean
             let telling = Arc::clone(&hold);
             let told = tokio::task::spawn_blocking(move || telling.tell(since_ms)).await;
-            told.unwrap_or_else(|error| Err(error.to_string())).map_err(WriteError::Closed)?;
+            told.unwrap_or_else(|error| Err(WriteError::Closed(error.to_string())))?;
         }
         let open = Self::open_file(outside, &id, &hold, verbs, since_ms).await?;
         Ok(Self {

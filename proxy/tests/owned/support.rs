@@ -84,7 +84,7 @@ impl World {
         let (kv, clock) = (self.kv.clone(), Arc::new(SystemClock));
         let boot = Arc::new(since_boot);
         let locks = WriteLocks::new(kv, store, clock, boot, TTL, name.to_owned()).unwrap();
-        let lease = LeaseFile::new(&writable).unwrap();
+        let lease = Mutex::new(LeaseFile::new(&writable).unwrap());
         let name = name.to_owned();
         let leased = Mutex::default();
         Node { name, rig, view, following, writable, locks, lease, leased }
@@ -106,7 +106,7 @@ pub struct Node {
     following: JoinHandle<()>,
     pub writable: PathBuf,
     locks: WriteLocks,
-    lease: LeaseFile,
+    lease: Mutex<LeaseFile>,
     leased: Mutex<BTreeSet<SegmentId>>,
 }
 
@@ -173,7 +173,8 @@ impl Node {
     }
 
     fn write_lease(&self, until: Duration) {
-        self.lease.write(self.leased.lock().unwrap().iter().cloned(), until).unwrap();
+        let leased = self.leased.lock().unwrap();
+        self.lease.lock().unwrap().write(leased.iter().cloned(), until).unwrap();
     }
 }
 

@@ -27,9 +27,9 @@ impl Lease for TestLease {
         !self.lost.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, since_ms: Option<u64>) -> Result<(), String> {
+    fn tell(&self, since_ms: Option<u64>) -> Result<(), WriteError> {
         if self.deaf.load(Ordering::Relaxed) {
-            return Err("nobody hears it".to_owned());
+            return Err(WriteError::Closed("nobody hears it".to_owned()));
         }
         self.told.lock().unwrap().push(since_ms.is_some());
         Ok(())
