@@ -14,9 +14,20 @@ const ANSWER_MAX: Duration = Duration::from_secs(40);
 pub struct List {
     sent: AtomicI64,
     acknowledged: Mutex<BTreeSet<i64>>,
-    /// What was said instead, by status.
-    refused: Mutex<Vec<(u16, String)>>,
+    refused: Mutex<Vec<Refused>>,
     over: AtomicBool,
+}
+
+/// What was said in place of OK.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// To which row.
+    pub row: i64,
+    /// The HTTP status; 0 where no whole answer came.
+    pub status: u16,
+    /// The words, for who looks at a failure.
+    #[allow(dead_code, reason = "it is printed with the rest")]
+    pub said: String,
 }
 
 /// See the module.
@@ -28,12 +39,17 @@ pub struct Client {
 impl Client {
     /// Begins to write rows to the table `t` of a segment, at the writer's URL for it.
     pub fn start(url: String) -> Self {
+        Self::start_with(url, |n| format!("INSERT INTO t VALUES ({n})"))
+    }
+
+    /// The same with another script for each row.
+    pub fn start_with(url: String, script: fn(i64) -> String) -> Self {
         let list = Arc::<List>::default();
         let writing = Arc::clone(&list);
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(write(&url, &writing));
+            runtime.block_on(write(&url, script, &writing));
         });
         Self { list, thread: Some(thread) }
     }
@@ -43,8 +59,13 @@ impl Client {
         self.list.acknowledged.lock().unwrap().len()
     }
 
+    /// Every refusal so far.
+    pub fn refused(&self) -> Vec<Refused> {
+        self.list.refused.lock().unwrap().clone()
+    }
+
     /// Ends it; what was acknowledged, what was sent, and every refusal.
-    pub fn end(mut self) -> (BTreeSet<i64>, i64, Vec<(u16, String)>) {
+    pub fn end(mut self) -> (BTreeSet<i64>, i64, Vec<Refused>) {
         self.stop();
         let acknowledged = std::mem::take(&mut *self.list.acknowledged.lock().unwrap());
         let refused = std::mem::take(&mut *self.list.refused.lock().unwrap());
@@ -66,11 +87,11 @@ impl Drop for Client {
     }
 }
 
-async fn write(url: &str, list: &List) {
+async fn write(url: &str, script: fn(i64) -> String, list: &List) {
     let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX).build().unwrap();
     while !list.over.load(Ordering::Relaxed) {
         let n = list.sent.fetch_add(1, Ordering::Relaxed) + 1;
-        let sent = client.post(url).body(format!("INSERT INTO t VALUES ({n})")).send().await;
+        let sent = client.post(url).body(script(n)).send().await;
         let (status, said) = match sent {
             Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
             Err(error) => (0, error.to_string()),
@@ -79,7 +100,7 @@ async fn write(url: &str, list: &List) {
             assert_eq!(said, "OK\n");
             list.acknowledged.lock().unwrap().insert(n);
         } else {
-            list.refused.lock().unwrap().push((status, said));
+            list.refused.lock().unwrap().push(Refused { row: n, status, said });
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -31,7 +31,7 @@ fn killed_at(root: &str, steps: &[&str], lead: impl Fn(&Trough)) {
     judge("the reader", &rows(&trough, "ohio"), &acknowledged, sent);
     promote_in_the_end(&trough, "ohio");
     judge("HDFS", &published(&hdfs, &trough, root, "ohio"), &acknowledged, sent);
-    let strange = refused.iter().find(|(status, _)| ![0, 421, 503].contains(status));
+    let strange = refused.iter().find(|refused| ![0, 421, 503].contains(&refused.status));
     assert!(strange.is_none(), "{strange:?}");
     let log = trough.log();
     assert!(!log.contains("are an orphan"), "nobody else wrote: {log}");
@@ -72,6 +72,7 @@ fn s3_s4_the_writer_killed_at_each_step_of_opening() {
         "promote.staging-made",
         "promote.confirmed",
         "write.owned",
+        "write.noted",
     ];
     killed_at("/killed-opening", &steps, |trough| {
         // it opens what it had when it starts

@@ -6,11 +6,21 @@
 #[path = "../support/faults.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod faults;
+#[path = "../support/machines.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod machines;
 #[path = "../support/trough.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod support;
+#[path = "../../fsd/tests/support/volume.rs"]
+mod volume;
+
+// which those of a cluster have by itself
+use support as steps;
 
 mod client;
+mod consul;
+mod disk;
 mod killed;
 mod paused;
 mod stage;

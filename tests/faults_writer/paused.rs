@@ -1,6 +1,5 @@
 //! Writers that stand still for longer than their locks last, and wake up beside the next owner.
 
-use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -85,24 +84,12 @@ fn paused_at(root: &str, step: &str) {
         );
         assert_eq!(published(&hdfs, &trough, root, "ohio"), before, "{step}: {error}");
         let (ours, sent, refused) = client.end();
-        assert!(refused.iter().all(|(status, _)| [0, 421, 503].contains(status)), "{refused:?}");
+        assert!(refused.iter().all(|one| [0, 421, 503].contains(&one.status)), "{refused:?}");
         assert!(!refused.is_empty(), "its clients are told");
 
         // what it had acknowledged is kept, and stays where it is, until a person decides
         runtime.block_on(control.hand_back(&ohio)).unwrap();
-        let orphans = trough.dir().join("writable/orphans");
-        let mut found = BTreeSet::new();
-        until("it is an orphan", || {
-            let files = std::fs::read_dir(&orphans).unwrap().map(|entry| entry.unwrap().path());
-            let database = files.filter(|path| path.extension().is_some_and(|end| end == "sqlite"));
-            found = database.collect();
-            !found.is_empty()
-        });
-        let db = rusqlite::Connection::open(found.first().unwrap()).unwrap();
-        let mut rows = db.prepare("SELECT n FROM t ORDER BY n").unwrap();
-        let rows: Vec<i64> =
-            rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-        judge("the orphan", &rows, &ours, sent);
+        judge("the orphan", &rows_of(&an_orphan_in(&trough.dir().join("writable"))), &ours, sent);
         assert_eq!(published(&hdfs, &trough, root, "ohio"), before);
     });
 }

@@ -1,5 +1,6 @@
 //! A machine with a writer, and orders to it.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fsd::segment::SegmentId;
@@ -47,23 +48,31 @@ fn control(trough: &Trough) -> Control {
     Control::new(&trough.dir().join("writable"))
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+/// Waits for what a writer is ordered to do.
+pub fn run<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(work)
 }
 
-fn id(name: &str) -> SegmentId {
+/// The id of a segment.
+pub fn id(name: &str) -> SegmentId {
     SegmentId::new(name).unwrap()
 }
 
-/// Opens a segment with a table `t (n)` for writing.
+/// What a segment begins with, as a file in `dir`: a table `t (n)`, and one for what is large.
+pub fn first(dir: &Path) -> PathBuf {
+    let file = dir.join("first.sqlite");
+    let db = rusqlite::Connection::open(&file).unwrap();
+    db.execute_batch("CREATE TABLE IF NOT EXISTS t (n); CREATE TABLE IF NOT EXISTS large (n, x)")
+        .unwrap();
+    file
+}
+
+/// Opens a segment for writing that is as [`first`] makes it.
 #[track_caller]
 pub fn provision(trough: &Trough, name: &str) {
     // there is no schema yet: what is published is gone on from
-    let file = trough.dir().join("first.sqlite");
-    let db = rusqlite::Connection::open(&file).unwrap();
-    db.execute_batch("CREATE TABLE IF NOT EXISTS t (n)").unwrap();
-    drop(db);
+    let file = first(trough.dir());
     let put = trough.command(&["put", "--id", name, file.to_str().unwrap()]);
     assert!(put.status.success(), "{put:?}");
     provision_again(trough, name);
@@ -123,7 +132,34 @@ pub fn published(hdfs: &Hdfs, trough: &Trough, root: &str, name: &str) -> Vec<i6
     let _ = std::fs::remove_file(&file);
     let path = StorePath::published(&id(name));
     hdfs.dfs(&["-get", &format!("{root}/{path}"), file.to_str().unwrap()]);
-    let db = rusqlite::Connection::open(&file).unwrap();
+    rows_of(&file)
+}
+
+/// The same in a deep store that is a directory.
+#[track_caller]
+pub fn in_store(trough: &Trough, name: &str) -> Vec<i64> {
+    rows_of(&trough.store().join(StorePath::published(&id(name)).as_str()))
+}
+
+/// The rows of a file that nobody writes.
+#[track_caller]
+pub fn rows_of(file: &Path) -> Vec<i64> {
+    let db = rusqlite::Connection::open(file).unwrap();
     let mut rows = db.prepare("SELECT n FROM t ORDER BY n").unwrap();
     rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Waits until the writer whose files lie in `writable` has set something aside; that file.
+#[track_caller]
+pub fn an_orphan_in(writable: &Path) -> PathBuf {
+    let orphans = writable.join("orphans");
+    let mut found = None;
+    until("it is an orphan", || {
+        let files = std::fs::read_dir(&orphans).unwrap().map(|entry| entry.unwrap().path());
+        let mut databases =
+            files.filter(|path| path.extension().is_some_and(|end| end == "sqlite"));
+        found = databases.next();
+        found.is_some()
+    });
+    found.unwrap()
 }

@@ -108,6 +108,11 @@ impl Machine {
         format!("http://{}:{}/?segment={id}", self.place.address(), self.read_port)
     }
 
+    /// Where its writer takes writes of a segment.
+    pub fn writer(&self, id: &str) -> String {
+        format!("http://{}:{}/?segment={id}", self.place.address(), self.write_port)
+    }
+
     /// A page of its lead.
     pub fn lead_page(&self, path: &str) -> String {
         format!("http://{}:{}/{path}", self.place.address(), self.lead_port)
@@ -248,6 +253,13 @@ impl Machines {
         let head = format!("[{section}]\n");
         assert!(text.contains(&head), "{head} is not there");
         std::fs::write(file, text.replace(&head, &format!("{head}{key} = {value}\n"))).unwrap();
+    }
+
+    /// Adds sections to a machine's file.
+    pub fn set_more(&self, name: &str, sections: &str) {
+        let file = self[name].dir.join("trough.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, text + sections).unwrap();
     }
 
     /// The mount and the synchronizer of a node.
