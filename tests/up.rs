@@ -69,7 +69,7 @@ fn s10_each_process_that_is_killed_comes_back_by_itself() {
     trough.wait_ready();
     trough.put("ohio", 1);
     trough.wait_answers("ohio", 1);
-    for (round, name) in (2..).zip(["fsd", "sync", "read"]) {
+    for (round, name) in (2..).zip(["fsd", "sync", "read", "write"]) {
         let before = trough.child_pid(name);
         kill_process(before, Signal::KILL).unwrap();
         until(&format!("{name} starts again"), || trough.child_pid(name) != before);

@@ -178,7 +178,7 @@ fn s1_what_was_held_before_a_power_cut_is_there_after_it() {
     // a replacement is on its way when the power goes
     trough.put("state-1", 100);
     volume.cut_power();
-    let children = ["fsd", "sync", "read"].map(|name| trough.child_pid(name));
+    let children = ["fsd", "sync", "read", "write"].map(|name| trough.child_pid(name));
     send(trough.up_pid(), Signal::STOP);
     for pid in children {
         // the cut may have ended one before
