@@ -12,7 +12,7 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fsd::segment::SegmentId;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -69,12 +69,15 @@ pub struct LeaseFile {
     path: PathBuf,
     spare: PathBuf,
     boot: String,
+    /// When the last was written, as it says.
+    written_at: SystemTime,
 }
 
 impl LeaseFile {
     /// In `directory`; nothing is leased before the first [`Self::write`].
     pub fn new(directory: &Path) -> std::io::Result<Self> {
-        Ok(Self { path: directory.join(NAME), spare: directory.join(SPARE), boot: boot()? })
+        let (path, spare) = (directory.join(NAME), directory.join(SPARE));
+        Ok(Self { path, spare, boot: boot()?, written_at: SystemTime::UNIX_EPOCH })
     }
 
     /// Says that `segments` may be read until `until`, in time since boot, and no others. Not durable: it ends with the
@@ -92,6 +95,9 @@ impl LeaseFile {
         let spare = how.write(true).create(true).truncate(false).mode(0o600).open(&self.spare)?;
         spare.write_all_at(&text, 0)?;
         spare.set_len(text.len() as u64)?;
+        // the file system's own clock may stand still for some milliseconds
+        self.written_at = SystemTime::now().max(self.written_at + Duration::from_nanos(1));
+        spare.set_modified(self.written_at)?;
         match renameat_with(CWD, &self.spare, CWD, &self.path, RenameFlags::EXCHANGE) {
             Ok(()) => Ok(()),
             // it is the first, or the file system does not exchange files
@@ -130,16 +136,16 @@ impl std::fmt::Debug for Leases {
     }
 }
 
-/// Tells one file from that which is put in its place.
+/// Tells one lease from another: the two files take turns, and no two writes of one have the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Which {
     inode: u64,
-    changed: (i64, i64),
+    modified: (i64, i64),
 }
 
 impl Which {
     fn of(file: &Metadata) -> Self {
-        Self { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()) }
+        Self { inode: file.ino(), modified: (file.mtime(), file.mtime_nsec()) }
     }
 }
 
@@ -200,6 +206,12 @@ mod tests {
         assert_eq!((path("texas"), path("ohio")), (None, None));
         file.write([id("texas")], Duration::from_millis(9_000)).unwrap();
         assert!(path("texas").is_some() && path("ohio").is_none());
+        // as fast as it goes, and each is seen
+        for n in 0..1_000 {
+            let (one, another) = if n % 4 < 2 { ("maine", "texas") } else { ("texas", "maine") };
+            file.write([id(one)], Duration::from_millis(9_000)).unwrap();
+            assert!(path(one).is_some() && path(another).is_none(), "{n}");
+        }
         let mut other = LeaseFile { boot: "another-boot".to_owned(), ..file };
         other.write([id("texas")], Duration::from_millis(9_000)).unwrap();
         assert_eq!(path("texas"), None, "time of another boot");
