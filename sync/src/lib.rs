@@ -12,6 +12,7 @@ pub mod membership;
 pub mod metrics;
 pub mod node;
 pub mod nodes_view;
+pub mod orphans;
 pub mod owners_view;
 pub mod planner;
 pub mod pool;

@@ -26,8 +26,8 @@ use crate::clock::{Clock, SinceBoot};
 use crate::kv::{InvalidSession, Kv};
 use crate::metrics as names;
 use crate::registry::Epoch;
-use crate::seal::Seal;
-use crate::store::{Store, StorePath};
+use crate::seal::{self, Seal};
+use crate::store::{Store, StoreError, StorePath};
 use crate::write_lock::{Claimant, WriteLockError, WriteLocks};
 
 mod copy;
@@ -265,6 +265,26 @@ fn count(result: &Result<Publication, PublishError>) {
             }
         }
     }
+}
+
+/// What is published as `id`, as everybody sees it; `None` is nothing. Who is to publish asks under its lock instead.
+pub async fn look(store: &dyn Store, id: &SegmentId) -> Result<Option<Published>, StoreError> {
+    let path = StorePath::published(id);
+    match store.stat(&path).await? {
+        Some(stamp) => with_seal(store, id, stamp).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The version of `id` that has `stamp`, with its seal.
+async fn with_seal(
+    store: &dyn Store,
+    id: &SegmentId,
+    stamp: Stamp,
+) -> Result<Published, StoreError> {
+    let seal = seal::beside(store, id, &StorePath::published(id)).await?;
+    let seal = seal.filter(|seal| seal.applies_to(id, &stamp));
+    Ok(Published { stamp, seal })
 }
 
 /// What was at the final path once this publisher owned it.

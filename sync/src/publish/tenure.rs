@@ -18,10 +18,8 @@ use fsd::segment::{Digest, SegmentId, Stamp};
 use super::stage::{Staging, conflict};
 use super::{
     Inner, OnProgress, Progress, Publication, PublishError, Published, count, locked, prepare,
-    publication,
+    publication, with_seal,
 };
-use crate::seal;
-use crate::store::StorePath;
 use crate::write_lock::{Claimant, WriteLock};
 
 /// What the names of its crash points begin with.
@@ -225,8 +223,6 @@ async fn sealed(
     found: Option<Stamp>,
 ) -> Result<Option<Published>, PublishError> {
     let Some(stamp) = found else { return Ok(None) };
-    let seal = seal::beside(&*inner.store, id, &StorePath::published(id)).await;
-    let seal = seal.map_err(|source| PublishError::Look { id: id.clone(), source })?;
-    let seal = seal.filter(|seal| seal.applies_to(id, &stamp));
-    Ok(Some(Published { stamp, seal }))
+    let published = with_seal(&*inner.store, id, stamp).await;
+    published.map(Some).map_err(|source| PublishError::Look { id: id.clone(), source })
 }
