@@ -8,6 +8,7 @@
 //!   thread      runs requests in order, syncs many at once, acknowledges
 //!   wal         the sync
 //!   compact     a copy of one moment, while writing goes on
+//!   rehearsal   requests tried on a private copy
 //!   state       what is unpublished
 //! ```
 //!
@@ -33,6 +34,7 @@ mod admission;
 mod compact;
 mod connection;
 mod error;
+mod rehearsal;
 mod request;
 mod state;
 mod thread;
@@ -41,6 +43,7 @@ mod wal;
 
 use connection::WriteConnection;
 pub use error::WriteError;
+pub(crate) use rehearsal::Rehearsal;
 pub use request::{BoundValue, RowValues, RowsRequest, WriteRequest};
 pub use state::Copied;
 use state::Shared;

@@ -9,6 +9,7 @@
 //!   segment    one of them: open, write, publish, leave
 //!   desk       all of them, by id
 //!   upkeep     what happens by itself: publishing by age, giving back what is idle, starting again
+//!   orphans    what was overtaken elsewhere: what is missing of it, and putting that back
 //!   error      every failure
 //!   server     the HTTP side: POST of a script
 //!   control    the same machine's segment manager, over a socket
@@ -27,6 +28,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use sync::clock::{Clock, SinceBoot};
 use sync::local::seat::member::Served;
 use sync::node::NodeName;
+use sync::orphans::Reporter;
 use sync::publish::Publisher;
 use sync::schemas::{DEFAULT_ID, Schemas};
 use sync::store::Store;
@@ -43,11 +45,13 @@ mod error;
 mod files;
 mod hold;
 mod note;
+pub mod orphans;
 mod segment;
 pub mod server;
 mod settings;
 mod upkeep;
 
+pub use content::{OnFetched, fetch_published};
 pub use desk::{Desk, Opened};
 pub use error::{OpenError, PromoteError};
 pub use files::{Files, FilesError};
@@ -85,6 +89,8 @@ pub struct Outside {
     pub files: Files,
     /// The schemas that new ones are made by.
     pub schemas: Schemas,
+    /// Where it tells of its orphans.
+    pub orphans: Arc<Reporter>,
     /// Whether what was published is read.
     pub readers: Arc<dyn Readers>,
     /// Is told which segments are open.

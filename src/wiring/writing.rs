@@ -11,6 +11,7 @@ use proxy::writer::{self, Files, Outside, Readers};
 use sync::clock::{SystemClock, since_boot};
 use sync::node::NodeName;
 use sync::nodes_view::NodesView;
+use sync::orphans::Reporter;
 use sync::pool_view::{Found, PoolView};
 use sync::publish::Publisher;
 use sync::schemas::Schemas;
@@ -60,7 +61,8 @@ pub async fn write(config: &Config, shutdown: CancellationToken) -> anyhow::Resu
         store,
         publisher,
         files: Files::open(settings.dir.clone())?,
-        schemas: Schemas::new(kv),
+        schemas: Schemas::new(kv.clone()),
+        orphans: Arc::new(Reporter::new(kv, node_name(config)?)),
         readers: readers(config, &mut following)?,
         open,
         sync_data: Arc::new(std::fs::File::sync_data),

@@ -13,6 +13,9 @@ use super::WriteError;
 
 /// The key of an object that stands for a blob.
 const BLOB_KEY: &str = "$base64";
+/// The key of an object that stands for a number with a fraction, as text: JSON has no infinity, and what reads its
+/// numbers may be off by the last bit.
+const REAL_KEY: &str = "$real";
 
 /// One request.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +68,21 @@ impl<'a> From<&'a BoundValue> for ValueRef<'a> {
             BoundValue::Text(text) => Self::Text(text.as_bytes()),
             BoundValue::Blob(bytes) => Self::Blob(bytes),
         }
+    }
+}
+
+impl BoundValue {
+    /// The value so that exactly it is read again.
+    pub(crate) fn to_json(&self) -> String {
+        let value = match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Integer(value) => (*value).into(),
+            // the shortest text that only this number is read from
+            Self::Real(value) => serde_json::json!({ REAL_KEY: format!("{value:e}") }),
+            Self::Text(text) => text.as_str().into(),
+            Self::Blob(bytes) => serde_json::json!({ BLOB_KEY: BASE64.encode(bytes) }),
+        };
+        value.to_string()
     }
 }
 
@@ -143,7 +161,10 @@ impl<'de> Deserialize<'de> for BoundValue {
             type Value = BoundValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "null, true, false, a number, a string, or {{\"{BLOB_KEY}\": …}}")
+                write!(
+                    f,
+                    "null, true, false, a number, a string, {{\"{BLOB_KEY}\": …}} or {{\"{REAL_KEY}\": …}}"
+                )
             }
 
             fn visit_unit<E>(self) -> Result<BoundValue, E> {
@@ -191,19 +212,32 @@ impl<'de> Deserialize<'de> for BoundValue {
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<BoundValue, A::Error> {
                 let wrong = || {
                     de::Error::custom(format_args!(
-                        "an object as value has the one key {BLOB_KEY:?}"
+                        "an object as value has the one key {BLOB_KEY:?} or {REAL_KEY:?}"
                     ))
                 };
                 let Some((key, text)) = entries.next_entry::<String, String>()? else {
                     return Err(wrong());
                 };
-                if key != BLOB_KEY || entries.next_key::<String>()?.is_some() {
+                if entries.next_key::<String>()?.is_some() {
                     return Err(wrong());
                 }
-                let bytes = BASE64.decode(text.as_bytes());
-                bytes.map(BoundValue::Blob).map_err(|error| {
-                    de::Error::custom(format_args!("what {BLOB_KEY:?} has is not base64: {error}"))
-                })
+                match &*key {
+                    BLOB_KEY => {
+                        BASE64.decode(text.as_bytes()).map(BoundValue::Blob).map_err(|error| {
+                            de::Error::custom(format_args!(
+                                "what {BLOB_KEY:?} has is not base64: {error}"
+                            ))
+                        })
+                    }
+                    // SQLite has NULL for what is no number
+                    REAL_KEY => match text.parse::<f64>() {
+                        Ok(real) if !real.is_nan() => Ok(BoundValue::Real(real)),
+                        _ => Err(de::Error::custom(format_args!(
+                            "what {REAL_KEY:?} has is no number: {text:?}"
+                        ))),
+                    },
+                    _ => Err(wrong()),
+                }
             }
         }
         deserializer.deserialize_any(One)
@@ -241,6 +275,35 @@ mod tests {
     }
 
     #[test]
+    fn every_value_is_read_as_it_was_written() {
+        use BoundValue::*;
+        let mut bits = 1_u64;
+        let mut random = std::iter::repeat_with(|| {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            f64::from_bits(bits)
+        });
+        let reals = random.by_ref().filter(|real| !real.is_nan()).take(10_000);
+        let special = [0.1, 1.0, 1e19, -1e308, 5e-324, f64::INFINITY, f64::NEG_INFINITY];
+        let reals = reals.chain(special).map(Real);
+        let others = [
+            Null,
+            Integer(i64::MIN),
+            Integer(i64::MAX),
+            Text(String::new()),
+            Text("\"\0\u{7f}\u{1f600}\\".to_owned()),
+            Text("1".to_owned()),
+            Blob(Vec::new()),
+            Blob((0..=255).collect()),
+        ];
+        for value in reals.chain(others) {
+            let body = format!(r#"{{"sql":"s","params":[{}]}}"#, value.to_json());
+            let read = WriteRequest::from_json(body.as_bytes()).unwrap();
+            let rows = vec![RowValues::Positional(vec![value])];
+            assert_eq!(read, WriteRequest::Rows(RowsRequest { sql: "s".to_owned(), rows }));
+        }
+    }
+
+    #[test]
     fn what_would_lose_something_is_refused() {
         for (body, why) in [
             (r#"{"sql":"s","params":[9223372036854775808]}"#, "largest integer"),
@@ -249,6 +312,8 @@ mod tests {
             (r#"{"sql":"s","params":[{"a":"b"}]}"#, "one key"),
             (r#"{"sql":"s","params":[{"$base64":"AA==","x":"y"}]}"#, "one key"),
             (r#"{"sql":"s","params":[{"$base64":"?"}]}"#, "not base64"),
+            (r#"{"sql":"s","params":[{"$real":"nan"}]}"#, "no number"),
+            (r#"{"sql":"s","params":[{"$real":1.5}]}"#, "expected a string"),
             (r#"{"sql":"s","params":{"a":1,"a":2}}"#, "twice"),
             (r#"{"sql":"s","params":[1],"rows":[[1]]}"#, "both"),
             (r#"{"sql":"s","rows":[]}"#, "empty"),

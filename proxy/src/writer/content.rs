@@ -9,7 +9,7 @@ use std::time::Duration;
 use fsd::header::{self, HEADER_BYTES};
 use fsd::segment::{Digest, SegmentId};
 use futures::StreamExt;
-use sync::publish::Published;
+use sync::publish::{self, Published};
 use sync::store::{Store, StoreError, StorePath};
 use tempfile::TempPath;
 use tokio::io::AsyncWriteExt;
@@ -22,17 +22,41 @@ const RESTARTS_MAX: u32 = 3;
 /// The pause before that.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
+/// Is told how many bytes have come, and how many there are.
+pub type OnFetched<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
+/// Fetches what is published as `id` at the moment, to a file that goes when it is dropped, for who only looks at it;
+/// `None`: nothing is published.
+pub async fn fetch_published(
+    store: &dyn Store,
+    files: &Files,
+    id: &SegmentId,
+    on_fetched: OnFetched<'_>,
+) -> Result<Option<TempPath>, OpenError> {
+    for _ in 0..RESTARTS_MAX {
+        let Some(published) = publish::look(store, id).await? else { return Ok(None) };
+        match fetch(store, files, id, &published, on_fetched).await {
+            // there is a newer one for good
+            Err(OpenError::Changing(_)) => {}
+            fetched => return fetched.map(Some),
+        }
+    }
+    Err(OpenError::Changing(id.clone()))
+}
+
 /// Fetches what is published as `id`, to a file that is not in its place yet.
 pub(super) async fn fetch(
     store: &dyn Store,
     files: &Files,
     id: &SegmentId,
     published: &Published,
+    on_fetched: OnFetched<'_>,
 ) -> Result<TempPath, OpenError> {
     let path = StorePath::published(id);
+    let on_bytes = |bytes| on_fetched(bytes, published.stamp.length);
     for _ in 0..RESTARTS_MAX {
         let part = files.part()?;
-        let digest = match read(store, &path, &part).await {
+        let digest = match read(store, &path, &part, &on_bytes).await {
             Ok(digest) => digest,
             Err(OpenError::Store(error)) if changed(store, &path, published).await => {
                 tracing::debug!(segment = %id, %error, "it changed while it was read");
@@ -60,15 +84,23 @@ async fn changed(store: &dyn Store, path: &StorePath, published: &Published) -> 
     !matches!(store.stat(path).await, Ok(Some(stamp)) if stamp == published.stamp)
 }
 
-async fn read(store: &dyn Store, path: &StorePath, part: &Path) -> Result<Digest, OpenError> {
+async fn read(
+    store: &dyn Store,
+    path: &StorePath,
+    part: &Path,
+    on_bytes: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Digest, OpenError> {
     let io = |error: std::io::Error| OpenError::Disk(format!("write {}: {error}", part.display()));
     let mut file = tokio::fs::File::create_new(part).await.map_err(io)?;
     let mut hasher = blake3::Hasher::new();
     let mut pieces = store.read(path).await?;
+    let mut bytes = 0;
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error: StoreError| error)?;
         hasher.update(&piece);
         file.write_all(&piece).await.map_err(io)?;
+        bytes += piece.len() as u64;
+        on_bytes(bytes);
     }
     file.flush().await.map_err(io)?;
     Ok(Digest::from(hasher.finalize()))

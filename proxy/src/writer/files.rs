@@ -8,6 +8,7 @@
 //!                                    as lease.spare
 //!   writable/lock                    held by the one writer
 //!   writable/orphans/<id>@<epoch>.sqlite, .json   what was acknowledged here and overtaken elsewhere
+//!   writable/orphans/<id>@<epoch>.lock            held by who puts its rows back, or discards it
 //! ```
 //!
 //! Invariants: a file shows under its name whole and durable, or not at all; nothing that was acknowledged is deleted:
@@ -29,6 +30,8 @@ use super::note::Note;
 const PART: &str = ".part";
 /// What notes are called.
 const NOTE: &str = ".json";
+/// What the locks of orphans are called.
+const LOCK: &str = "lock";
 /// What lies beside a database that is, or was, open.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 /// The longest wait for readers of a file that is set aside.
@@ -54,7 +57,7 @@ pub struct FilesError {
     pub error: io::Error,
 }
 
-fn failed<'a>(
+pub(super) fn failed<'a>(
     attempted: &'static str,
     path: &'a Path,
 ) -> impl Fn(io::Error) -> FilesError + use<'a> {
@@ -173,13 +176,26 @@ impl Files {
         Ok(())
     }
 
-    /// Deletes the orphan that `note` tells of.
+    /// Deletes the orphan that `note` tells of. For good when this returns.
     pub fn discard(&self, note: &Note) -> Result<(), FilesError> {
         let orphan = self.orphan(note);
         for end in ["", BESIDE[0], BESIDE[1]] {
             remove(&with_end(&orphan, end))?;
         }
-        remove(&orphan.with_extension("json"))
+        for kind in ["json", LOCK] {
+            remove(&orphan.with_extension(kind))?;
+        }
+        sync_directory(&self.root.join("orphans"))
+    }
+
+    /// Where the lock of the orphan that `note` tells of is.
+    pub(super) fn orphan_lock(&self, note: &Note) -> PathBuf {
+        self.orphan(note).with_extension(LOCK)
+    }
+
+    /// The names of all files of orphans, in order: whoever sees the same as before need not look closer.
+    pub(super) fn orphan_names(&self) -> Result<Vec<String>, FilesError> {
+        self.names(&self.root.join("orphans"))
     }
 
     /// Bytes that all of it takes; what cannot be looked at counts as none.
@@ -288,7 +304,7 @@ fn remove(path: &Path) -> Result<(), FilesError> {
     }
 }
 
-fn with_end(path: &Path, end: &str) -> PathBuf {
+pub(super) fn with_end(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()

@@ -142,7 +142,9 @@ impl Segment {
             return Err(OpenError::SetAside(id.clone()));
         }
         let part = match &published {
-            Some(published) => content::fetch(&*outside.store, files, id, published).await?,
+            Some(published) => {
+                content::fetch(&*outside.store, files, id, published, &|_, _| {}).await?
+            }
             None => empty(files, sql).await?,
         };
         crash_point("write.fetched");

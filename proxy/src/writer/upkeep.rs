@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
 use super::error::OpenError;
+use super::orphans::watch;
 use super::segment::Segment;
 use crate::causes::causes;
 use crate::metrics::{
@@ -26,7 +27,7 @@ use crate::metrics::{
 
 /// Between two looks at all segments.
 const TICK: Duration = Duration::from_millis(250);
-/// Between two tries to take up again what was left.
+/// Between two tries to take up again what was left, and two looks at the orphans.
 const RESUME_EVERY: Duration = Duration::from_secs(2);
 /// The pause after a publication that failed; doubled by each further one.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -49,6 +50,7 @@ pub async fn run(desk: Arc<Desk>, shutdown: CancellationToken) {
     let (mut under_way, mut retries) = (HashSet::new(), Retries::new());
     // beside the rest: what is opened again waits for its readers
     let resuming = tokio::spawn(resume_all(Arc::clone(&desk), shutdown.clone()));
+    let watching = tokio::spawn(watch::run(Arc::clone(&desk), RESUME_EVERY, shutdown.clone()));
     while shutdown.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
         while let Some(ended) = promotions.try_join_next() {
             let Ok((id, done)) = ended else { continue };
@@ -81,6 +83,7 @@ pub async fn run(desk: Arc<Desk>, shutdown: CancellationToken) {
     promotions.shutdown().await;
     // it ends with what it opens now, which its time-outs bound
     let _ = resuming.await;
+    let _ = watching.await;
     desk.leave_all().await;
 }
 

@@ -1,5 +1,10 @@
 //! Ends and returns: what was acknowledged goes on where it was, or is kept and never published.
 
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use proxy::writer::orphans::Orphan;
+
 use crate::support::*;
 
 const TABLE: &str = "CREATE TABLE t (n INTEGER PRIMARY KEY)";
@@ -87,6 +92,68 @@ async fn s4_what_another_overtook_is_an_orphan_and_never_published() {
     assert_eq!(one.desk.files().orphans().unwrap(), orphans);
     one.stop().await;
     two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_everybody_is_told_of_an_orphan_for_as_long_as_it_is_there() {
+    static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+    let metrics = METRICS.get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap());
+    let told = async |place: &Place| {
+        let all = sync::orphans::read_all(&*place.kv()).await.unwrap();
+        assert_eq!(all.not_understood, []);
+        all.nodes
+    };
+    let place = Place::new();
+    written(&place).await.die(&place, "ohio").await;
+    std::fs::rename(place.writable("one"), place.writable("gone")).unwrap();
+    copy(&place.writable("gone"), &place.writable("one"));
+    let two = place.start("two").await;
+    two.desk.provision(&id("ohio"), None).await.unwrap();
+    two.insert("ohio", 20).await;
+    two.desk.promote(&id("ohio")).await.unwrap();
+    assert!(two.desk.hand_back(&id("ohio")).await);
+    assert_eq!(told(&place).await, []);
+
+    let one = place.start("one").await;
+    until("it is told, and its rows are counted", async || {
+        told(&place)
+            .await
+            .iter()
+            .any(|node| node.orphans.iter().any(|orphan| orphan.rows.is_some()))
+    })
+    .await;
+    let nodes = told(&place).await;
+    let [node] = &nodes[..] else { panic!("{nodes:?}") };
+    let orphan = &Orphan::all(one.desk.files()).unwrap()[0];
+    assert_eq!((node.node.as_str(), node.count()), ("one", 1));
+    let expected = sync::orphans::Orphan {
+        segment: id("ohio"),
+        epoch: orphan.note.epoch,
+        unpublished_since_ms: orphan.note.unpublished_since_ms,
+        set_aside_ms: orphan.set_aside_ms,
+        bytes: orphan.bytes,
+        rows: Some(1),
+    };
+    assert_eq!(node.orphans, [expected]);
+    assert!(orphan.set_aside_ms > 0 && orphan.bytes > 0);
+    // other tests have writers without orphans
+    let gauge = |count| metrics.render().contains(&format!("\ntrough_write_orphans {count}\n"));
+    until("the figure is 1", async || gauge(1)).await;
+
+    // it outlives its node, and is told by that's next life
+    one.stop().await;
+    assert_eq!(told(&place).await, nodes);
+    let one = place.start("one").await;
+    until("it is told again", async || told(&place).await == nodes).await;
+    one.desk.files().discard(&orphan_note(&one)).unwrap();
+    until("nothing is told any more", async || told(&place).await.is_empty()).await;
+    until("the figure is 0", async || gauge(0)).await;
+    one.stop().await;
+    two.stop().await;
+}
+
+fn orphan_note(node: &Node) -> proxy::writer::Note {
+    node.desk.files().orphans().unwrap().remove(0)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,7 @@ use sync::clock::{SystemClock, since_boot};
 use sync::kv::Kv;
 use sync::kv::sqlite::{FILE_TIMEOUTS, SqliteKv};
 use sync::node::NodeName;
+use sync::orphans::Reporter;
 use sync::publish::{PublishSettings, Publisher};
 use sync::schemas::{Schema, Schemas};
 use sync::store::{Store, StorePath, StoreTimeouts, open};
@@ -120,6 +121,7 @@ impl Place {
             publisher: publisher.unwrap(),
             files: Files::open(self.writable(node)).unwrap(),
             schemas: Schemas::new(self.kv()),
+            orphans: Arc::new(Reporter::new(self.kv(), NodeName::new(node).unwrap())),
             readers: self.served.clone(),
             open: tokio::sync::watch::Sender::new(None),
             sync_data: Arc::new(std::fs::File::sync_data),

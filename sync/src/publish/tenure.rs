@@ -20,6 +20,7 @@ use super::{
     Inner, OnProgress, Progress, Publication, PublishError, Published, count, locked, prepare,
     publication, with_seal,
 };
+use crate::store::StorePath;
 use crate::write_lock::{Claimant, WriteLock};
 
 /// What the names of its crash points begin with.

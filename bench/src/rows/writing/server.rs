@@ -24,6 +24,7 @@ use sync::clock::{SystemClock, since_boot};
 use sync::kv::Kv;
 use sync::kv::sqlite::{FILE_TIMEOUTS, SqliteKv};
 use sync::node::NodeName;
+use sync::orphans::Reporter;
 use sync::publish::{PublishSettings, Publisher};
 use sync::schemas::{Schema, Schemas};
 use sync::store::StoreTimeouts;
@@ -138,7 +139,7 @@ async fn run() -> anyhow::Result<()> {
     let (clock, since_boot) = (Arc::new(SystemClock), Arc::new(since_boot));
     let publisher = Publisher::new(
         store.clone(),
-        kv,
+        kv.clone(),
         clock.clone(),
         since_boot.clone(),
         PublishSettings { temp_dir: Some(dir.clone()), ..PublishSettings::default() },
@@ -148,8 +149,10 @@ async fn run() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     println!("{address}");
+    let node = NodeName::new("bench")?;
     let outside = Outside {
-        node: NodeName::new("bench")?,
+        orphans: Arc::new(Reporter::new(kv, node.clone())),
+        node,
         address,
         store,
         publisher,
