@@ -6,6 +6,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod orphans;
+
+use orphans::ORPHANS_HELP;
+pub use orphans::{OnConflict, Orphans, Replay};
+
 /// The directory that `trough` works in when nobody names one.
 pub const DEFAULT_DIR: &str = "./trough-data";
 
@@ -61,6 +66,9 @@ pub enum Command {
     Segments(Segments),
     /// End a conflict: a file was put by other means where a segment is published that is being written
     Resolve(Resolve),
+    /// See, export, put back or discard writes of this machine that another overtook before they were published
+    #[command(subcommand, after_help = ORPHANS_HELP)]
+    Orphans(Orphans),
     /// Check the settings, or print them all with their defaults
     CheckConfig(CheckConfig),
     /// Run the mount alone (`trough up` starts it for you)

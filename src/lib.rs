@@ -10,6 +10,7 @@ pub mod config;
 mod http;
 pub mod logging;
 mod orders;
+pub mod orphans;
 mod plan;
 pub mod put;
 pub mod query;

@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CheckConfig, Cli, Command, Shared, Sync};
 use crate::config::{self, Config, Sources};
-use crate::{logging, orders, plan, put, query, resolve, segments, signals, status, up, wiring};
+use crate::{
+    logging, orders, orphans, plan, put, query, resolve, segments, signals, status, up, wiring,
+};
 
 /// Exit status for settings that cannot be used and for everything else that is no result of the command.
 const FAILED: u8 = 1;
@@ -36,15 +38,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Up(options) => up::run(shared, options),
         Command::CheckConfig(options) => check_config(shared, options),
-        Command::Put(options) => {
-            let config = load(shared)?;
-            // the person sees the command's own lines; the log is for what goes wrong below them
-            logging::start(&logging::LogSettings {
-                filter: "warn".to_owned(),
-                ..config.log.clone()
-            })?;
-            runtime()?.block_on(put::run(&config, options))
-        }
+        Command::Put(options) => runtime()?.block_on(put::run(&at_work(shared)?, options)),
+        Command::Orphans(order) => runtime()?.block_on(orphans::run(&at_work(shared)?, order)),
         Command::Query(options) => runtime()?.block_on(query::run(&load(shared)?, options)),
         Command::Status(options) => runtime()?.block_on(status::run(&load(shared)?, options)),
         Command::Resolve(options) => runtime()?.block_on(resolve::run(&load(shared)?, options)),
@@ -87,6 +82,15 @@ fn load(shared: &Shared) -> anyhow::Result<Config> {
     let sources = Sources::of(shared).context("find the settings")?;
     Config::load(&sources)
         .map_err(|problems| anyhow::anyhow!("the settings cannot be used\n{problems}"))
+}
+
+/// The settings of a command that does something: the person sees the command's own lines, and the log is for what goes
+/// wrong below them.
+fn at_work(shared: &Shared) -> anyhow::Result<Config> {
+    let config = load(shared)?;
+    let filter = "warn".to_owned();
+    logging::start(&logging::LogSettings { filter, ..config.log.clone() })?;
+    Ok(config)
 }
 
 /// The settings of a process that runs for long, whose log starts here.

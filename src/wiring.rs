@@ -38,6 +38,7 @@ mod control;
 mod discovery;
 mod elsewhere;
 mod managing;
+pub mod orphans;
 mod room;
 mod trigger;
 mod writing;

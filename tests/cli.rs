@@ -57,6 +57,8 @@ fn help_teaches_with_examples() {
         &["query", "--help"],
         &["sync", "plan", "--help"],
         &["sync", "decommission", "--help"],
+        &["orphans", "--help"],
+        &["orphans", "replay", "--help"],
         &["status", "--help"],
         &["segments", "--help"],
     ] {

@@ -12,13 +12,17 @@ mod machines;
 #[path = "../support/segment.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod segment;
-#[path = "../support/steps.rs"]
+#[path = "../support/trough.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
-mod steps;
+mod support;
+
+// it has the steps for itself
+use support as steps;
 
 mod cluster;
 mod leads;
 mod orders;
+mod orphans;
 mod plan;
 mod reads;
 mod segments;

@@ -52,7 +52,7 @@ pub enum RehearsalError {
     },
     /// Rows are taken and become others.
     #[error(
-        "{rows} rows of table {table:?} become others when they are inserted into what is published, by a trigger or by the \
+        "rows of table {table:?} ({rows}) become others when they are inserted into what is published, by a trigger or by the \
          types of its columns; so they would be inserted again and again"
     )]
     NotKept {
