@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sync::clock::{Clock, SystemClock};
 use sync::local::status::LocalStatus;
+use sync::orphans;
 use sync::unpublished::Unpublished;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -122,10 +123,13 @@ async fn look(config: &Config, options: &Status) -> anyhow::Result<Page> {
 async fn writes_of_machine(config: &Config) -> Vec<(&'static str, String)> {
     let read = async {
         let kv = wiring::keys(config)?;
-        anyhow::Ok(Unpublished::read(&*kv).await?)
+        anyhow::Ok((Unpublished::read(&*kv).await?, orphans::read_all(&*kv).await?))
     };
     match read.await {
-        Ok(unpublished) => writes::lines(&unpublished, SystemClock.now_ms()),
+        Ok((unpublished, orphans)) => {
+            let now_ms = SystemClock.now_ms();
+            [writes::lines(&unpublished, now_ms), writes::orphans(&orphans.nodes, now_ms)].concat()
+        }
         Err(error) => vec![("writes", format!("cannot be seen: {error:#}"))],
     }
 }

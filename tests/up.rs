@@ -221,4 +221,8 @@ fn a_file_put_over_what_is_written_is_told_in_the_status_until_a_person_says_whi
     trough.wait_answers("ohio", 200);
     let told = status();
     assert!(!told.contains("writes  "), "{told}");
+    let told = || status().contains("1 orphan with 1 row on node");
+    support::until("the status says that something was overtaken, and how much", told);
+    let listed = text(&trough.command(&["orphans", "list"]).stdout);
+    assert!(listed.contains("ohio@"), "{listed}");
 }

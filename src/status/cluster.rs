@@ -13,6 +13,7 @@ use sync::kv::Kv;
 use sync::lead::{LeadStatus, Leader, NodeReport, Orders, leading};
 use sync::local::status::LocalStatus;
 use sync::node::{Member, Node, NodeName, members};
+use sync::orphans::{NodeOrphans, read_all};
 use sync::registry::Epoch;
 use sync::table::{TableError, TableReader};
 use sync::unpublished::Unpublished;
@@ -42,6 +43,8 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeLine>,
     /// What is written and not published; `None` when that cannot be said.
     pub writes: Option<Unpublished>,
+    /// Nodes with writes that were overtaken elsewhere.
+    pub orphans: Vec<NodeOrphans>,
     /// What the lead says of itself; `None` when it does not answer.
     pub leading: Option<LeadStatus>,
     /// What the pool table says, when the lead does not answer.
@@ -101,7 +104,8 @@ pub struct PoolLine {
 pub async fn gather(config: &Config) -> anyhow::Result<ClusterStatus> {
     let kv = wiring::kv(config)?;
     let asked = async { tokio::try_join!(members(&*kv), leading(&*kv)) };
-    let (asked, orders, writes) = tokio::join!(asked, Orders::read(&*kv), Unpublished::read(&*kv));
+    let (asked, orders, writes, orphans) =
+        tokio::join!(asked, Orders::read(&*kv), Unpublished::read(&*kv), read_all(&*kv));
     let (known, leader, problem) = match asked {
         Ok((members, leader)) => (members, leader, None),
         Err(error) => (Vec::new(), led_last(config).await, Some(error.to_string())),
@@ -140,6 +144,8 @@ pub async fn gather(config: &Config) -> anyhow::Result<ClusterStatus> {
         orders_problem,
         nodes,
         writes: writes.ok(),
+        // what is not understood is of a newer trough, which tells it
+        orphans: orphans.map(|all| all.nodes).unwrap_or_default(),
         leading,
         pool,
         here,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sync::orphans::NodeOrphans;
 use sync::unpublished::{Line, Unpublished};
 
 use crate::rows::counted;
@@ -50,6 +51,26 @@ pub fn lines(writes: &Unpublished, now_ms: u64) -> Vec<(&'static str, String)> {
         ));
     }
     lines
+}
+
+/// The lines of what was overtaken, which a person has to decide about.
+pub fn orphans(nodes: &[NodeOrphans], now_ms: u64) -> Vec<(&'static str, String)> {
+    let line = |told: &NodeOrphans| {
+        let rows = told.orphans.iter().filter_map(|orphan| orphan.rows).sum::<u64>();
+        let rows = match rows {
+            0 => String::new(),
+            rows => format!(" with {}", counted(rows as usize, "row")),
+        };
+        let oldest = told.orphans.iter().filter_map(|orphan| orphan.unpublished_since_ms).min();
+        let since = oldest.map_or_else(String::new, |at| for_so_long(at, now_ms));
+        let count = counted(told.count() as usize, "orphan");
+        let text = format!(
+            "{count}{rows} on node {}{since}: writes that were overtaken elsewhere; run `trough orphans list` there",
+            told.node
+        );
+        ("attention", text)
+    };
+    nodes.iter().map(line).collect()
 }
 
 fn more(lines: &mut Vec<(&'static str, String)>, count: usize, what: &str) {

@@ -29,6 +29,7 @@ pub fn render(status: &ClusterStatus) -> String {
     lines.extend(wanted.map(|order| ("orders", order)));
     lines.extend(status.orders_problem.iter().map(|problem| ("attention", problem.clone())));
     lines.extend(status.writes.iter().flat_map(|writes| writes::lines(writes, status.at_ms)));
+    lines.extend(writes::orphans(&status.orphans, status.at_ms));
     lines.push(("registry", registry(status)));
     let mut text = columns::named(lines);
     if !status.nodes.is_empty() {
