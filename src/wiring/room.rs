@@ -33,7 +33,7 @@ pub async fn follow(config: &Config, cache: Cache, member: Option<Arc<Member>>) 
                 Ok(()) => told = left,
                 // with the next look again
                 Err(error) => {
-                    tracing::debug!(%error, "the cluster does not hear what room there is")
+                    tracing::debug!(%error, "the cluster does not hear what room there is");
                 }
             }
         }

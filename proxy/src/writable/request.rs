@@ -13,8 +13,8 @@ use super::WriteError;
 
 /// The key of an object that stands for a blob.
 const BLOB_KEY: &str = "$base64";
-/// The key of an object that stands for a number with a fraction, as text: JSON has no infinity, and what reads its
-/// numbers may be off by the last bit.
+/// The key of an object that stands for a number with a fraction, as text: JSON has no infinity, and what writes its
+/// numbers may not write all of them.
 const REAL_KEY: &str = "$real";
 
 /// One request.
@@ -272,6 +272,22 @@ mod tests {
             WriteRequest::from_json(br#"{"sql":"s"}"#).unwrap(),
             WriteRequest::Script("s".to_owned())
         );
+    }
+
+    #[test]
+    fn a_number_of_json_is_read_to_its_last_bit() {
+        let mut bits = 7_u64;
+        for _ in 0..10_000 {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let real = f64::from_bits(bits);
+            if !real.is_finite() {
+                continue;
+            }
+            let body = format!(r#"{{"sql":"s","params":[{real:e}]}}"#);
+            let read = WriteRequest::from_json(body.as_bytes()).unwrap();
+            let rows = vec![RowValues::Positional(vec![BoundValue::Real(real)])];
+            assert_eq!(read, WriteRequest::Rows(RowsRequest { sql: "s".to_owned(), rows }));
+        }
     }
 
     #[test]
