@@ -35,7 +35,7 @@ pid_of() { cat "$dir/$1/pid" 2>/dev/null || true; }
 alive() { # WHO; the pid must still be a process with our directory on its command line
     local pid
     pid=$(pid_of "$1")
-    [ -n "$pid" ] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$dir/$1/conf"
+    [ -n "$pid" ] && grep -qF "$dir/$1/conf" < <(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline")
 }
 
 # Whether one that was launched is gone. It is not `alive` before its program is what it is to run.
@@ -52,7 +52,8 @@ stand_still() { # WHO
     pid=$(pid_of "$1")
     kill -STOP "$pid"
     for ((try = 0; try < 500; try++)); do
-        grep -L '^State:.T' /proc/"$pid"/task/*/status 2>/dev/null | grep -q . || return 0
+        # not by a pipe: its end by pipefail would look as if all stood still
+        grep -q . < <(grep -L '^State:.T' /proc/"$pid"/task/*/status 2>/dev/null) || return 0
         sleep 0.01
     done
     fail "process $pid does not stop"

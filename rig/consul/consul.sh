@@ -77,6 +77,9 @@ fetch() {
 
 everyone() { printf '%s\n' $servers $agents; }
 
+# Not by a pipe: grep stops reading when it has found it, and with pipefail who then still writes has failed.
+is_one() { grep -qxF -- "$1" < <(everyone); } # WHO
+
 server() { [[ " $servers " == *" $1 "* ]]; } # WHO
 
 address_of() { if [ -n "$net" ]; then address_on "$net" "$1"; else echo 127.0.0.1; fi; } # WHO
@@ -170,9 +173,9 @@ get() { # WHO PATH [SECONDS]
 ready() { # WHO...
     local who
     for who in "$@"; do
-        get "$who" "/v1/health/node/$who?consistent" | grep -q '"Status":"passing"' || return 1
-        ! server "$who" || get "$who" /v1/operator/raft/configuration | grep -o '{[^{}]*}' |
-            grep "\"Node\":\"$who\"" | grep -q '"Voter":true' || return 1
+        grep -q '"Status":"passing"' < <(get "$who" "/v1/health/node/$who?consistent") || return 1
+        ! server "$who" || grep -q '"Voter":true' < <(get "$who" /v1/operator/raft/configuration |
+            grep -o '{[^{}]*}' | grep "\"Node\":\"$who\"") || return 1
     done
 }
 
@@ -225,7 +228,7 @@ start() { # [OWNER_PID]
 add_agents() { # HOST...
     local who
     for who in "$@"; do
-        ! everyone | grep -qxF -- "$who" || fail "$who has a Consul already"
+        ! is_one "$who" || fail "$who has a Consul already"
         agents+=" $who"
     done
     write_env
@@ -260,7 +263,7 @@ esac
 case $verb in
     pause | resume | kill | restart)
         [ $# -gt 0 ] || fail "$verb needs one of:" $(everyone)
-        for who in "$@"; do everyone | grep -qxF -- "$who" || fail "there is no $who, but" $(everyone); done
+        for who in "$@"; do is_one "$who" || fail "there is no $who, but" $(everyone); done
         ;;
 esac
 case $verb in

@@ -128,7 +128,7 @@ get() { http GET "$1"; }
 # The superuser is called hdfs, so that permissions mean something to everyone else; the root is open to all.
 open_root() {
     local deadline=$((SECONDS + ready_s))
-    until http PUT '/webhdfs/v1/?op=SETPERMISSION&permission=777&user.name=hdfs' | grep -q ' 200 '; do
+    until grep -q ' 200 ' < <(http PUT '/webhdfs/v1/?op=SETPERMISSION&permission=777&user.name=hdfs'); do
         # a NameNode that has just started on a busy machine can take longer for its first answer than one try waits
         [ $SECONDS -lt $deadline ] || fail "the root directory could not be opened to all within $ready_s s"
         sleep 0.2
