@@ -13,27 +13,19 @@ use fsd::segment::{Digest, SegmentId, Version};
 use sync::publish::{OnProgress, Publication, Tenure};
 use tempfile::TempPath;
 
-use super::error::{OpenError, PromoteError};
+use super::Outside;
+use super::error::PromoteError;
 use super::files::{Files, FilesError};
 use super::hold::Hold;
-use super::note::{self, Note};
-use super::{Outside, content};
+use super::note::Note;
 use crate::causes::causes;
 use crate::writable::{
     Lease, Opening, Unpublished, Verbs, Writable, WriteError, WriteRequest, Written,
 };
 
-/// Why a segment is opened.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Origin<'a> {
-    /// Somebody wants to write it.
-    Asked {
-        /// How it is made if there is none.
-        schema: Option<&'a SegmentId>,
-    },
-    /// A crash, or the loss of its lock, left something here.
-    Resumed,
-}
+mod opening;
+
+pub(super) use opening::Origin;
 
 /// A segment that is open for writing.
 #[derive(Debug)]
@@ -51,139 +43,6 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Takes the lock of `id` and opens it: where it was left, with what is published, or empty by `schema`.
-    pub(super) async fn open(
-        outside: &Outside,
-        id: &SegmentId,
-        origin: Origin<'_>,
-    ) -> Result<Self, OpenError> {
-        let left = outside.files.note(id)?;
-        let asked = match origin {
-            Origin::Asked { schema } => schema.cloned(),
-            Origin::Resumed => None,
-        };
-        // what is there keeps the schema that it was made by
-        let schema = left.as_ref().and_then(|left| left.schema.clone()).or(asked);
-        let schema = schema.as_ref();
-        let sql = match schema {
-            Some(schema) => outside.schema(schema).await?,
-            None => None,
-        };
-        let claimant = outside.claimant(schema);
-        let tenure = outside.publisher.take_over(id, &claimant).await?;
-        crash_point("write.owned");
-        let unpublished = tenure.lock().before().and_then(|before| before.dirty_since_ms);
-        match Self::prepare(outside, &tenure, origin, schema, sql.as_ref()).await {
-            Ok(note) => Self::begin(outside, tenure, note, sql.as_ref()).await,
-            // nobody's writes wait for this node any more
-            Err(error @ OpenError::SetAside(_)) => {
-                tenure.end(None).await;
-                Err(error)
-            }
-            Err(error) => {
-                tenure.end(unpublished).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Puts the right file in its place, and says what its note is now.
-    async fn prepare(
-        outside: &Outside,
-        tenure: &Tenure,
-        origin: Origin<'_>,
-        schema: Option<&SegmentId>,
-        sql: Option<&super::SchemaOf>,
-    ) -> Result<Note, OpenError> {
-        let (files, id) = (&outside.files, tenure.id());
-        let (epoch, published) = (tenure.lock().epoch(), tenure.published());
-        let left = files.note(id)?.filter(|note| note.segment == *id);
-        let fresh = Note {
-            format: note::FORMAT,
-            segment: id.clone(),
-            epoch,
-            schema: schema.cloned(),
-            from: published.as_ref().map(|published| published.stamp),
-            publishing: None,
-            unpublished_since_ms: None,
-        };
-        if let Some(left) = left {
-            // a lock that nobody has left is that of a clean end, or of a registry that forgot
-            let alone = tenure.lock().before().is_none_or(|before| {
-                before.node == outside.node && before.epoch.is_none_or(|epoch| epoch <= left.epoch)
-            });
-            let whole = files.database(id).try_exists().unwrap_or(false);
-            if alone && whole && left.goes_on_from(published.as_ref()) {
-                // what was being published is published, or is not and will not be
-                let schema = left.schema.clone().or_else(|| schema.cloned());
-                let unpublished_since_ms = left.unpublished_since_ms;
-                return Ok(Note { schema, unpublished_since_ms, ..fresh });
-            }
-            match left.unpublished_since_ms {
-                Some(_) if whole => {
-                    let kept = set_aside(files, left.clone()).await?;
-                    tracing::warn!(
-                        segment = %id, epoch = %left.epoch, kept = %kept.display(),
-                        "writes that were acknowledged here are an orphan: the segment was published or written \
-                         elsewhere meanwhile; see `trough orphans list`"
-                    );
-                }
-                Some(_) => {
-                    tracing::error!(segment = %id, epoch = %left.epoch, "the file of writes that were acknowledged here is gone");
-                    files.forget(id)?;
-                }
-                None => files.forget(id)?,
-            }
-        } else {
-            // never used without its note
-            files.forget(id)?;
-        }
-        if let Origin::Resumed = origin {
-            return Err(OpenError::SetAside(id.clone()));
-        }
-        let part = match &published {
-            Some(published) => {
-                content::fetch(&*outside.store, files, id, published, &|_, _| {}).await?
-            }
-            None => empty(files, sql).await?,
-        };
-        crash_point("write.fetched");
-        files.place(part, id)?;
-        Ok(fresh)
-    }
-
-    async fn begin(
-        outside: &Outside,
-        tenure: Tenure,
-        note: Note,
-        sql: Option<&super::SchemaOf>,
-    ) -> Result<Self, OpenError> {
-        let (id, since_ms) = (tenure.id().clone(), note.unpublished_since_ms);
-        let verbs = outside.verbs(sql.map(|sql| &*sql.verbs).unwrap_or_default());
-        let version = tenure.published().and_then(|published| {
-            let seal = published.seal?;
-            Some(Version { stamp: published.stamp, digest: seal.blake3 })
-        });
-        let hold = Hold::new(tenure, outside.files.clone(), note)?;
-        crash_point("write.noted");
-        if since_ms.is_some() {
-            // told as what it is, before anybody can take it for clean
-            let telling = Arc::clone(&hold);
-            let told = tokio::task::spawn_blocking(move || telling.tell(since_ms)).await;
-            told.unwrap_or_else(|error| Err(WriteError::Closed(error.to_string())))?;
-        }
-        let open = Self::open_file(outside, &id, &hold, verbs, since_ms).await?;
-        Ok(Self {
-            id,
-            hold,
-            verbs,
-            open: RwLock::new(Some(Arc::new(open))),
-            promoting: tokio::sync::Mutex::default(),
-            used: std::sync::Mutex::new(Instant::now()),
-            version: std::sync::Mutex::new(version),
-        })
-    }
-
     async fn open_file(
         outside: &Outside,
         id: &SegmentId,
@@ -396,20 +255,4 @@ async fn set_aside(files: &Files, note: Note) -> Result<PathBuf, FilesError> {
     let files = files.clone();
     let task = tokio::task::spawn_blocking(move || files.set_aside(&note)).await;
     task.expect("a panic ends the process, and nobody ends this task")
-}
-
-/// An empty segment, by its schema if it has one.
-async fn empty(files: &Files, schema: Option<&super::SchemaOf>) -> Result<TempPath, OpenError> {
-    let part = files.part()?;
-    let (id, sql) = match schema {
-        Some(schema) => (Some(schema.id.clone()), schema.sql.clone()),
-        None => (None, String::new()),
-    };
-    let make = move || crate::schema::create(&sql, &part).map(|()| part);
-    let made = tokio::task::spawn_blocking(make).await;
-    let made = made.map_err(|error| OpenError::Disk(error.to_string()))?;
-    made.map_err(|error| match id {
-        Some(schema) => OpenError::Schema { schema, reason: error.to_string() },
-        None => OpenError::Disk(error.to_string()),
-    })
 }
