@@ -1,9 +1,9 @@
 //! The fault matrix of a cluster: whoever dies, hangs or is cut off, no query fails and none is answered wrong, and
 //! afterwards the cluster is by itself what it would be without the fault.
 //!
-//! Each fault comes while clients ask every segment at every reader that lives, and while a hundred segments are added,
-//! changed and deleted. The parts are real: three Consul servers and an agent on each node, HDFS, FUSE, and processes of
-//! the binary, on hosts with networks of their own.
+//! Each fault comes while clients ask every segment at every reader that lives, while a hundred segments are added,
+//! changed and deleted, and while a node writes one all the time. The parts are real: three Consul servers and an agent
+//! on each node, HDFS, FUSE, and processes of the binary, on hosts with networks of their own.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
@@ -20,6 +20,9 @@ mod segment;
 mod steps;
 #[path = "../../fsd/tests/support/volume.rs"]
 mod volume;
+#[path = "../support/writes.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod writes;
 
 mod consul;
 mod disks;
@@ -28,3 +31,4 @@ mod leads;
 mod stage;
 mod stores;
 mod workers;
+mod written;

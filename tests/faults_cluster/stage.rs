@@ -18,6 +18,7 @@ use sync::store::{Store, StoreError, StorePath, StoreTimeouts};
 use crate::clients::{Clients, id};
 use crate::machines::{CONSUL_AWAY, COPIES, Machines, Place, Role};
 use crate::segment;
+use crate::written::{self, Written};
 
 /// Three nodes: the fewest that leave a choice where the second copy goes.
 pub const NODES: [&str; 3] = ["a", "b", "c"];
@@ -36,6 +37,12 @@ const WRITES: usize = 64;
 
 /// What the logs may say when HDFS is away for somebody.
 const HDFS_AWAY: [&str; 2] = ["the listing of the deep store is incomplete", "hdfs://"];
+/// What they may say when a writer was away.
+const WRITER_AWAY: [&str; 3] = [
+    "its write lock was lost",
+    "is not open yet; it is tried again",
+    "not published; it is tried again",
+];
 
 /// All of it, in the order in which it goes.
 pub struct Stage {
@@ -44,6 +51,7 @@ pub struct Stage {
     pub consul: consul::Cluster,
     pub hdfs: Hdfs,
     pub store: Arc<dyn Store>,
+    written: Written,
     nodes: &'static [&'static str],
     net: Net,
     hosts: Vec<Host>,
@@ -53,18 +61,18 @@ pub struct Stage {
     next: i64,
 }
 
-fn write_all(sound: Vec<(i64, i64)>, store: &dyn Store) -> impl Future<Output = ()> {
-    let write = async |n: i64, value: i64| -> Result<(), StoreError> {
-        let to = StorePath::published(&SegmentId::new(&id(n)).unwrap());
-        let aside = to.parent().join(&format!(".{}.{value}", id(n))).unwrap();
+fn write_all(files: Vec<(String, Vec<u8>)>, store: &dyn Store) -> impl Future<Output = ()> {
+    let write = async |id: String, bytes: Vec<u8>| -> Result<(), StoreError> {
+        let to = StorePath::published(&SegmentId::new(&id).unwrap());
+        let aside = to.parent().join(&format!(".{id}.new")).unwrap();
         store.mkdir(&to.parent()).await?;
         let mut writer = store.create(&aside).await?;
-        writer.write(Bytes::from(segment::sound(value, 0))).await?;
+        writer.write(Bytes::from(bytes)).await?;
         writer.close().await?;
         store.rename(&aside, &to).await
     };
     async move {
-        let all = stream::iter(sound).map(async |(n, value)| write(n, value).await);
+        let all = stream::iter(files).map(async |(id, bytes)| write(id, bytes).await);
         all.buffer_unordered(WRITES).try_collect::<()>().await.unwrap();
     }
 }
@@ -100,12 +108,15 @@ impl Stage {
         let store = sync::store::open(&hdfs.url("/trough"), StoreTimeouts::default()).unwrap();
         let consul_address = format!("http://127.0.0.1:{}", consul::HTTP_PORT);
         let mut machines = Machines::new(hdfs.url("/trough"), consul_address);
-        CONSUL_AWAY.into_iter().chain(HDFS_AWAY).for_each(|part| machines.allow(part));
+        let allowed = CONSUL_AWAY.into_iter().chain(HDFS_AWAY).chain(WRITER_AWAY);
+        allowed.for_each(|part| machines.allow(part));
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(store.mkdir(&StorePath::root())).unwrap();
         for (&name, host) in names.iter().zip(&nodes) {
             machines.add(name, host.dir(), Place::On(host.clone()));
             machines.set(name, "lead.cycle.max_removed_ratio", "0.6");
+            machines.set(name, "write.takeover_dirty_after_s", "\"never\"");
+            machines.set_more(name, "[publish]\nlock_ttl_s = 10\n");
             if let Some(cache) = cache.filter(|_| name == "c") {
                 machines.set(name, "cache.dir", &format!("{cache:?}"));
                 machines.start(name, Role::Up);
@@ -113,11 +124,16 @@ impl Stage {
             }
             machines.start_node(name);
             machines.start(name, Role::Read);
+            machines.start(name, Role::Write);
         }
         for name in ["a", "b"] {
             machines.start(name, Role::Lead);
         }
+        let first = (written::ID.to_owned(), segment::sound(written::FIRST, 0));
+        runtime.block_on(write_all(vec![first], &*store));
+        let written = Written::open(&machines);
         let clients = Clients::start();
+        clients.also(written.asked());
         let passing = VecDeque::new();
         let next = LASTING;
         let hosts = servers.into_iter().chain(nodes).chain([name_node]).collect();
@@ -127,6 +143,7 @@ impl Stage {
             consul,
             hdfs,
             store,
+            written,
             nodes: names,
             net,
             hosts,
@@ -141,7 +158,7 @@ impl Stage {
     }
 
     fn add(&self, numbers: Range<i64>) {
-        let all = numbers.map(|n| (n, self.clients.adds(n))).collect();
+        let all = numbers.map(|n| (id(n), segment::sound(self.clients.adds(n), 0))).collect();
         self.runtime.block_on(write_all(all, &*self.store));
     }
 
@@ -162,7 +179,8 @@ impl Stage {
                 let path = StorePath::published(&SegmentId::new(&id(n)).unwrap());
                 assert!(self.store.delete(&path).await.unwrap(), "{} was not there", id(n));
             }
-            let changed = changed.into_iter().map(|n| (n, self.clients.changes(n))).collect();
+            let bytes = |n| segment::sound(self.clients.changes(n), 0);
+            let changed = changed.into_iter().map(|n| (id(n), bytes(n))).collect();
             write_all(changed, &*self.store).await;
         });
         self.add_passing(ADDED);
@@ -210,6 +228,7 @@ impl Stage {
     ) {
         let begun = Instant::now();
         let s = || begun.elapsed().as_secs_f64();
+        self.written.write(&self.machines);
         self.clients.ask(&self.machines, alive);
         strike(self);
         let struck = s();
@@ -219,10 +238,13 @@ impl Stage {
         let changed = s();
         heal(self);
         let healed = s();
+        self.clients.until_settled(case, &self.machines, self.nodes);
+        let written = self.written.settle(case, &self.machines, self.nodes);
+        let settled = s();
         self.converged(case);
         println!(
-            "{:4.0} s  {case} (struck {struck:.1}, right {right:.1}, changed {changed:.1}, healed {healed:.1}; \
-             slowest answer {})",
+            "{:4.0} s  {case} (struck {struck:.1}, right {right:.1}, changed {changed:.1}, healed {healed:.1}, \
+             settled {settled:.1}; slowest answer {}; {written})",
             s(),
             self.clients.take_slowest(),
         );
@@ -232,13 +254,18 @@ impl Stage {
     /// and there is nothing to be planned.
     pub fn converged(&self, case: &str) {
         self.clients.until_settled(case, &self.machines, self.nodes);
-        self.machines.until_held(self.clients.segments());
+        self.machines.until_held(self.segments());
         self.clients.all_right(&format!("{case}, and all is over"), &self.machines);
         let said = self.machines.say_in_the_end("c", &["sync", "plan", "--json"]);
         let forecast: Forecast = serde_json::from_str(&said).unwrap();
         let rest = (forecast.refused, forecast.pulls.segments, forecast.unplaced_segments);
         assert_eq!(rest, (None, 0, 0), "{case}: a second plan has something to do: {said}");
-        assert_eq!(forecast.figures.segments, self.clients.segments(), "{case}: {said}");
+        assert_eq!(forecast.figures.segments, self.segments(), "{case}: {said}");
+    }
+
+    /// How many segments there are, with the one that is written.
+    fn segments(&self) -> u64 {
+        self.clients.segments() + 1
     }
 
     /// A host of the net.
@@ -276,7 +303,7 @@ impl Stage {
 
     /// Waits until the lead misses a node, and others hold what was there.
     pub fn until_made_good(&self, gone: &str) {
-        let segments = self.clients.segments();
+        let segments = self.segments();
         self.machines.until_the_lead(&format!("{gone} to be made good"), |status| {
             let nodes = &status.cycle.as_ref().unwrap().nodes;
             let (there, away): (Vec<_>, Vec<_>) =

@@ -6,7 +6,7 @@ use crate::machines::Role;
 use crate::stage::{FIVE_NODES, SERVERS, Stage};
 
 /// What of trough runs on a node; the reader first, as it looks at the mount.
-const ALL: [Role; 3] = [Role::Read, Role::Local, Role::Fsd];
+const ALL: [Role; 4] = [Role::Read, Role::Write, Role::Local, Role::Fsd];
 const OTHERS: [&str; 4] = ["a", "b", "d", "e"];
 /// Everybody that a node talks to.
 const EVERYBODY: [&str; 8] = ["a", "b", "d", "e", "s1", "s2", "s3", "hdfs"];
@@ -28,6 +28,7 @@ fn s9_s10_no_answer_fails_for_what_befalls_a_node() {
             trough::up::leftover::detach(&stage.machines["c"].dir.join("mount")).unwrap();
             stage.machines.start_node("c");
             stage.machines.start("c", Role::Read);
+            stage.machines.start("c", Role::Write);
         },
     );
 

@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-#[path = "../faults_writer/client.rs"]
-#[allow(dead_code, reason = "each test file uses its part")]
-mod client;
 #[path = "../support/faults.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod faults;
@@ -14,6 +11,9 @@ mod faults;
 mod support;
 #[path = "../../fsd/tests/support/volume.rs"]
 mod volume;
+#[path = "../support/writes.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod writes;
 #[path = "../faults_writer/stage.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod writing;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::client::{Client, judge};
 use crate::faults::{Watch, incoming, short, started, wait_all_held};
 use crate::support::{Trough, until};
+use crate::writes::{Client, judge};
 use crate::writing::*;
 
 /// Faults at random for a while: each child killed or stopped for a moment under puts, queries and writes. No answer

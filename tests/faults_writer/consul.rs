@@ -1,16 +1,17 @@
 //! Writers of a cluster that are cut from Consul: for longer than their locks last, and for less.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proxy::writer::control::Control;
 use rig::consul::{self, HTTP_PORT};
 use rig::net::{Host, Net};
 use sync::store::StorePath;
 
-use crate::client::{Client, judge};
 use crate::machines::{CONSUL_AWAY, Machines, Place, Role};
 use crate::stage::*;
 use crate::support::until;
+use crate::writes::{Client, judge};
 
 /// The second writer's rows begin after this: the first does not come so far.
 const OTHERS: i64 = 1_000_000;
@@ -101,7 +102,7 @@ fn s3_s4_a_writer_cut_from_consul_stops_and_what_only_it_has_is_an_orphan() {
     stage.provision("b");
     let had = first.acknowledged();
     let script = |n| format!("INSERT INTO t VALUES ({})", OTHERS + n);
-    let second = Client::start_with(stage.machines["b"].writer("ohio"), script);
+    let second = Client::start_with(stage.machines["b"].writer("ohio"), Duration::ZERO, script);
     until("b is written", || second.acknowledged() > 10);
     stage.promote("b");
     let refused = first.refused().len();
@@ -142,7 +143,7 @@ fn s3_a_cut_from_consul_that_is_shorter_than_the_lock_loses_nothing() {
         stage.cut();
         let had = client.acknowledged();
         until("writing goes on", || client.acknowledged() > had + 10);
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(2));
         stage.heal();
         stage.promote("a");
     }

@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use crate::client::{Client, judge};
 use crate::faults::{short, started};
 use crate::stage::*;
 use crate::support::{Trough, http, until};
 use crate::volume::Volume;
+use crate::writes::{Client, judge};
 
 const VOLUME_MIB: u64 = 64;
 /// So much is left for what is written at first.
@@ -61,7 +62,7 @@ fn s3_a_full_disk_refuses_what_does_not_fit_and_loses_nothing() {
     provision(&trough, "ohio");
     let writer = trough.child_pid("write");
     let filler = fill(&volume, ROOM);
-    let client = Client::start_with(write_url(&trough, "ohio"), large);
+    let client = Client::start_with(write_url(&trough, "ohio"), Duration::ZERO, large);
     until("it is full", || client.refused().len() > 5);
     let rest = fill_up(&volume);
     let had = client.refused().len();

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 
-use crate::client::{Client, judge};
 use crate::faults::{needs_crash_points, started};
 use crate::stage::*;
 use crate::support::{Trough, until};
+use crate::writes::{Client, judge};
 
 /// Kills the writer once at each of `steps`, which `lead` leads it to.
 fn killed_at(root: &str, steps: &[&str], lead: impl Fn(&Trough)) {

@@ -14,11 +14,13 @@ mod machines;
 mod support;
 #[path = "../../fsd/tests/support/volume.rs"]
 mod volume;
+#[path = "../support/writes.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod writes;
 
 // which those of a cluster have by itself
 use support as steps;
 
-mod client;
 mod consul;
 mod disk;
 mod killed;

@@ -4,10 +4,10 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::client::{Client, judge};
 use crate::faults::{needs_crash_points, started};
 use crate::stage::*;
 use crate::support::{BINARY, Trough, free_port, until};
+use crate::writes::{Client, judge};
 
 /// A second writer on the same registry and deep store, of another name.
 struct Second {

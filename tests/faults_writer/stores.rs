@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rig::hdfs::Process;
 
-use crate::client::{Client, judge};
 use crate::faults::{needs_crash_points, started};
 use crate::stage::*;
 use crate::support::{Trough, until};
+use crate::writes::{Client, judge};
 
 /// What the log may say while HDFS is not there.
 const HDFS_AWAY: [&str; 3] =

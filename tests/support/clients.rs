@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -41,8 +41,13 @@ impl Truth {
     }
 }
 
+/// Asks a reader for a segment, by SQL: the status and what it says.
+pub type Ask<'a> = &'a dyn Fn(&str, &str) -> (u16, String);
+/// Asks something of its own, and finds what is wrong with the answer.
+pub type Also = Box<dyn Fn(Ask<'_>) -> Option<String> + Send + Sync>;
+
 /// Everything that clients ask, whom, and what they found.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     stop: AtomicBool,
     /// Somebody waits for the answers.
@@ -51,6 +56,7 @@ struct Shared {
     /// For each reader its address of a segment.
     addresses: RwLock<BTreeMap<&'static str, String>>,
     truths: RwLock<BTreeMap<i64, Truth>>,
+    also: OnceLock<Also>,
     answers: AtomicU64,
     /// The answer that took longest since somebody asked for it, in milliseconds, and where and for what it was.
     slowest: Mutex<(u128, String)>,
@@ -59,7 +65,6 @@ struct Shared {
 }
 
 /// Clients that ask until this goes.
-#[derive(Debug)]
 pub struct Clients {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -80,7 +85,10 @@ impl Shared {
             let names = self.readers.read().unwrap().clone();
             for name in names {
                 let mut numbers = self.asked_by(client).into_iter();
-                if numbers.all(|n| self.ask_in_turn(&runtime, &http, name, n)) {
+                let mut ask = |n| self.in_turn(name, || self.ask(&runtime, &http, name, n));
+                if numbers.all(&mut ask)
+                    && self.in_turn(name, || self.ask_also(&runtime, &http, name))
+                {
                     *self.rounds.lock().unwrap().entry(name).or_default() += 1;
                 }
             }
@@ -88,20 +96,14 @@ impl Shared {
         }
     }
 
-    /// Asks `name`; `false` when it is not to be asked any more.
-    fn ask_in_turn(
-        &self,
-        on: &tokio::runtime::Runtime,
-        http: &reqwest::Client,
-        name: &'static str,
-        n: i64,
-    ) -> bool {
+    /// Asks `name` a question; `false` when it is not to be asked any more.
+    fn in_turn(&self, name: &'static str, question: impl FnOnce()) -> bool {
         // who takes a reader out waits until the question that it was asked is over
         let readers = self.readers.read().unwrap();
         if self.stop.load(Ordering::Relaxed) || !readers.contains(&name) {
             return false;
         }
-        self.ask(on, http, name, n);
+        question();
         drop(readers);
         if !self.hurried.load(Ordering::Relaxed) {
             std::thread::sleep(PAUSE);
@@ -148,7 +150,36 @@ impl Shared {
         }
     }
 
-    /// What a reader says: the version of the segment that it is asked for.
+    fn ask_also(&self, on: &tokio::runtime::Runtime, client: &reqwest::Client, name: &str) {
+        let Some(also) = self.also.get() else { return };
+        let ask = |segment: &str, sql: &str| match self.said(on, client, name, segment, sql) {
+            Ok((status, _, text)) => (status, text),
+            Err(error) => (0, format!("{error:?}")),
+        };
+        if let Some(wrong) = also(&ask) {
+            self.wrong.lock().unwrap().push(format!("{name}: {wrong}"));
+        }
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What a reader says: the status, whether it says when to come again, and the body.
+    fn said(
+        &self,
+        on: &tokio::runtime::Runtime,
+        client: &reqwest::Client,
+        name: &str,
+        segment: &str,
+        sql: &str,
+    ) -> reqwest::Result<(u16, bool, String)> {
+        let url = format!("{}{segment}", self.addresses.read().unwrap()[name]);
+        on.block_on(async {
+            let answer = client.post(&url).body(sql.to_owned()).send().await?;
+            let later = answer.headers().contains_key("retry-after");
+            Ok((answer.status().as_u16(), later, answer.text().await?))
+        })
+    }
+
+    /// The version of a segment that a reader has.
     fn answer(
         &self,
         on: &tokio::runtime::Runtime,
@@ -156,13 +187,7 @@ impl Shared {
         name: &str,
         n: i64,
     ) -> Answer {
-        let url = format!("{}{}", self.addresses.read().unwrap()[name], id(n));
-        let said = on.block_on(async {
-            let answer = client.post(&url).body("SELECT n FROM t").send().await?;
-            let later = answer.headers().contains_key("retry-after");
-            Ok((answer.status().as_u16(), later, answer.text().await?))
-        });
-        match said {
+        match self.said(on, client, name, &id(n), "SELECT n FROM t") {
             Ok((200, _, text)) => {
                 let value =
                     text.strip_prefix("[{\"n\":").and_then(|text| text.strip_suffix("}]\n"));
@@ -179,10 +204,7 @@ impl Shared {
                     Answer::Other(said)
                 }
             }
-            Err(error) => {
-                let error: reqwest::Error = error;
-                Answer::Other(format!("{error:?}"))
-            }
+            Err(error) => Answer::Other(format!("{error:?}")),
         }
     }
 }
@@ -196,6 +218,11 @@ impl Clients {
             std::thread::spawn(move || shared.run(number))
         };
         Self { threads: (0..CLIENTS).map(client).collect(), shared }
+    }
+
+    /// From now on this is asked, too, at the end of each round. Once.
+    pub fn also(&self, also: Also) {
+        assert!(self.shared.also.set(also).is_ok(), "one thing can be asked besides");
     }
 
     /// From now on these are asked, and nobody else is being asked any more.

@@ -39,17 +39,21 @@ pub struct Client {
 impl Client {
     /// Begins to write rows to the table `t` of a segment, at the writer's URL for it.
     pub fn start(url: String) -> Self {
-        Self::start_with(url, |n| format!("INSERT INTO t VALUES ({n})"))
+        Self::start_with(url, Duration::ZERO, |n| format!("INSERT INTO t VALUES ({n})"))
     }
 
-    /// The same with another script for each row.
-    pub fn start_with(url: String, script: fn(i64) -> String) -> Self {
+    /// The same with another script for each row, and a pause after each.
+    pub fn start_with(
+        url: String,
+        pause: Duration,
+        script: impl Fn(i64) -> String + Send + 'static,
+    ) -> Self {
         let list = Arc::<List>::default();
         let writing = Arc::clone(&list);
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(write(&url, script, &writing));
+            runtime.block_on(write(&url, pause, script, &writing));
         });
         Self { list, thread: Some(thread) }
     }
@@ -57,6 +61,11 @@ impl Client {
     /// How many rows were acknowledged so far.
     pub fn acknowledged(&self) -> usize {
         self.list.acknowledged.lock().unwrap().len()
+    }
+
+    /// The last row that was acknowledged so far.
+    pub fn last(&self) -> Option<i64> {
+        self.list.acknowledged.lock().unwrap().last().copied()
     }
 
     /// Every refusal so far.
@@ -87,7 +96,7 @@ impl Drop for Client {
     }
 }
 
-async fn write(url: &str, script: fn(i64) -> String, list: &List) {
+async fn write(url: &str, pause: Duration, script: impl Fn(i64) -> String, list: &List) {
     let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX).build().unwrap();
     while !list.over.load(Ordering::Relaxed) {
         let n = list.sent.fetch_add(1, Ordering::Relaxed) + 1;
@@ -103,6 +112,7 @@ async fn write(url: &str, script: fn(i64) -> String, list: &List) {
             list.refused.lock().unwrap().push(Refused { row: n, status, said });
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        tokio::time::sleep(pause).await;
     }
 }
 
