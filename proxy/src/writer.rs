@@ -142,12 +142,13 @@ impl Outside {
         own.with(more.iter().copied())
     }
 
-    fn claimant(&self, schema: Option<&SegmentId>) -> Claimant {
+    fn claimant(&self, schema: Option<&SegmentId>, unpublished_since_ms: Option<u64>) -> Claimant {
         Claimant {
             node: self.node.clone(),
             write_address: self.address.clone(),
             schema: schema.cloned(),
             takeover: self.settings.takeover_dirty_after_s.into(),
+            unpublished_since_ms,
         }
     }
 }

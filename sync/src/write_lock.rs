@@ -189,6 +189,10 @@ impl WriteLocks {
                 Some(Ownership { epoch, ..document })
             }
         };
+        // what lies there when the lock is put back: rows that are not published stay told
+        let at_stake = |said: &&Ownership| said.dirty_since_ms.is_some();
+        let restored = before.as_ref().filter(at_stake).or(document.as_ref().filter(at_stake));
+        let restored = restored.cloned();
         let holding = || document::holding(&self.holder);
         let value = document.as_ref().map_or_else(holding, Ownership::to_bytes);
         let session = claim.session().id().clone();
@@ -208,12 +212,16 @@ impl WriteLocks {
                     (Some(incarnation), Some(index)) => {
                         let epoch = Epoch { incarnation, index };
                         let with = (self.kv.clone(), self.clock.clone());
-                        let lock =
-                            WriteLock::new(with, (key.clone(), claim, epoch), document, before);
+                        let lock = WriteLock::new(
+                            with,
+                            (key.clone(), claim, epoch),
+                            document,
+                            (before, restored),
+                        );
                         Ok(Asked::Taken(Box::new(lock)))
                     }
                     _ => {
-                        held::put_back(&*self.kv, key.clone(), claim, before).await;
+                        held::put_back(&*self.kv, key.clone(), claim, restored).await;
                         Ok(Asked::NoIncarnation)
                     }
                 }

@@ -168,6 +168,7 @@ async fn what_is_written_or_has_rows_that_are_not_published_stays(bench: Bench) 
         write_address: "n1:6222".to_owned(),
         schema: None,
         takeover: Takeover::Never,
+        unpublished_since_ms: None,
     };
     let writer = locks(bench.store.clone(), &bench.registry, "the writer of n1");
     let lock = writer.own(&one, &claimant).await.unwrap();

@@ -70,7 +70,8 @@ impl Work {
         }
         let (node, write_address) = (NodeName::new("north").unwrap(), "north:6222".to_owned());
         let takeover = Takeover::Never;
-        let claimant = Claimant { node, write_address, schema: None, takeover };
+        let claimant =
+            Claimant { node, write_address, schema: None, takeover, unpublished_since_ms: None };
         let tenure = publisher.take_over(&id, &claimant).await?;
         let quiet: OnProgress = Arc::new(|_, _| {});
         tenure.lock().tell(Some(1), true).await.unwrap();

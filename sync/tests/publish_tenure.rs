@@ -54,6 +54,7 @@ fn claimant(node: &str) -> Claimant {
         write_address: format!("{node}:6222"),
         schema: None,
         takeover: Takeover::After(std::time::Duration::ZERO),
+        unpublished_since_ms: None,
     }
 }
 

@@ -253,6 +253,7 @@ impl Hears {
             write_address: format!("{}:6222", self.name),
             schema: Some(SegmentId::new("web").unwrap()),
             takeover: Takeover::Never,
+            unpublished_since_ms: None,
         };
         let lock = self.locks.own(id, &claimant).await.unwrap();
         // nobody waits for two at once

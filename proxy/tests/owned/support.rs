@@ -124,6 +124,7 @@ impl Node {
             write_address: "127.0.0.1:1".to_owned(),
             schema: None,
             takeover: Takeover::Never,
+            unpublished_since_ms: None,
         };
         let lock = self.locks.own(&id(segment), &claimant).await.unwrap();
         let path = self.writable.join(id(segment).file_name());

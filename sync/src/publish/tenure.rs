@@ -200,6 +200,12 @@ impl Tenure {
         Staging::new(&*self.inner.store, &self.id, &self.lock, PROMOTE)
     }
 
+    /// Ends it for who could not begin; the lock is as it was found: see [`WriteLock::put_back`].
+    pub async fn put_back(self) {
+        self.staging().clear().await;
+        self.lock.put_back().await;
+    }
+
     /// Ends it in good order. `dirty_since_ms` says since when there are rows that are not published, if there are
     /// any: see [`WriteLock::leave`].
     pub async fn end(self, dirty_since_ms: Option<u64>) {

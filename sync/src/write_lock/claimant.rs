@@ -25,6 +25,9 @@ pub struct Claimant {
     pub schema: Option<SegmentId>,
     /// Whether it takes what another node left with rows that are not published.
     pub takeover: Takeover,
+    /// Since when its node has rows of it that are not published (milliseconds since 1970), by what it wrote down itself:
+    /// a registry that came back empty does not know.
+    pub unpublished_since_ms: Option<u64>,
 }
 
 impl Claimant {
@@ -92,14 +95,14 @@ impl Purpose<'_> {
         }
     }
 
-    /// Since when there are rows, once the lock that `before` lay at is taken. The node that has them has them still;
-    /// who took it from another gave them up by that.
+    /// Since when there are rows, once the lock that `before` lay at is taken. The node that has them has them still,
+    /// whatever the registry forgot; who took it from another gave them up by that.
     pub(super) fn inherits(self, before: Option<&Ownership>) -> Option<u64> {
-        match (self, before) {
-            (Self::Own(claimant), Some(before)) if claimant.node == before.node => {
-                before.dirty_since_ms
-            }
-            _ => None,
+        let Self::Own(claimant) = self else { return None };
+        match before {
+            Some(before) if claimant.node != before.node => None,
+            Some(before) => before.dirty_since_ms.or(claimant.unpublished_since_ms),
+            None => claimant.unpublished_since_ms,
         }
     }
 }
@@ -117,6 +120,7 @@ mod tests {
             write_address: "h:1".to_owned(),
             schema: None,
             takeover,
+            unpublished_since_ms: None,
         };
         let left = |dirty_since_ms, abandoned_ms| Ownership {
             dirty_since_ms,
@@ -148,5 +152,12 @@ mod tests {
         assert_eq!(Purpose::Own(&a).inherits(Some(&dirty)), Some(1));
         assert_eq!(Purpose::Own(&b).inherits(Some(&dirty)), None);
         assert_eq!(Purpose::Own(&a).inherits(None), None);
+        // what it wrote down itself holds where the registry does not know, and not for what it took from another
+        let knows = |claimant| Claimant { unpublished_since_ms: Some(7), ..claimant };
+        let (a, b) = (knows(a), knows(b));
+        let inherited =
+            [None, Some(&clean), Some(&dirty)].map(|left| Purpose::Own(&a).inherits(left));
+        assert_eq!(inherited, [Some(7), Some(7), Some(1)]);
+        assert_eq!(Purpose::Own(&b).inherits(Some(&dirty)), None);
     }
 }

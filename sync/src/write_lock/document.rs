@@ -144,6 +144,7 @@ pub(super) mod tests {
             write_address: "10.0.0.7:6222".to_owned(),
             schema: None,
             takeover: Takeover::Never,
+            unpublished_since_ms: None,
         };
         Ownership::new("me", &SegmentId::new("Strikes.OH").unwrap(), &claimant, None)
     }

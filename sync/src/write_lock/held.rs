@@ -27,6 +27,8 @@ pub struct WriteLock {
     /// Whether the registry said that it is another's.
     lost: AtomicBool,
     before: Option<Ownership>,
+    /// What lies there when it is put back; `None` is nothing.
+    restored: Option<Ownership>,
     /// `None` for one that only holds it.
     told: Option<tokio::sync::Mutex<Told>>,
 }
@@ -46,18 +48,18 @@ impl fmt::Debug for WriteLock {
 
 impl WriteLock {
     /// The lock at `key` of `kv` that was taken at `epoch` on the session of `claim`, with `document`, after what
-    /// `before` says.
+    /// `before` says; `restored` lies there when it is put back.
     pub(super) fn new(
         (kv, clock): (Arc<dyn Kv>, Arc<dyn Clock>),
         (key, claim, epoch): (Key, Claim, Epoch),
         document: Option<Ownership>,
-        before: Option<Ownership>,
+        (before, restored): (Option<Ownership>, Option<Ownership>),
     ) -> Self {
         let told = document.map(|document| {
             let document = Ownership { epoch: Some(epoch), ..document };
             tokio::sync::Mutex::new(Told { document, index: Some(Index(epoch.index)) })
         });
-        Self { kv, clock, key, claim, epoch, lost: AtomicBool::new(false), before, told }
+        Self { kv, clock, key, claim, epoch, lost: AtomicBool::new(false), before, restored, told }
     }
 
     /// Its place among all locks of its segment.
@@ -216,9 +218,9 @@ impl WriteLock {
     }
 
     /// Gives it back as it was found, for who could not begin: rows that the owner before did not publish are not
-    /// given up, and its time goes on.
+    /// given up, and its time goes on. What its own node has stays told where the registry had forgotten it.
     pub async fn put_back(self) {
-        put_back(&*self.kv, self.key, self.claim, self.before).await;
+        put_back(&*self.kv, self.key, self.claim, self.restored).await;
     }
 }
 
@@ -227,10 +229,10 @@ fn fence(key: &Key, claim: &Claim) -> Op {
     Op::CheckSession { key: key.clone(), session: claim.session().id().clone() }
 }
 
-/// Gives the lock of `key` back as it was found after `before`.
-pub(super) async fn put_back(kv: &dyn Kv, key: Key, claim: Claim, before: Option<Ownership>) {
-    match before.filter(|before| before.dirty_since_ms.is_some()) {
-        Some(before) => leave_behind(kv, &key, claim, before.to_bytes()).await,
+/// Gives the lock of `key` back with `restored` left there.
+pub(super) async fn put_back(kv: &dyn Kv, key: Key, claim: Claim, restored: Option<Ownership>) {
+    match restored {
+        Some(restored) => leave_behind(kv, &key, claim, restored.to_bytes()).await,
         None => give_back(kv, key, claim).await,
     }
 }

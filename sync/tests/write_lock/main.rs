@@ -52,6 +52,7 @@ contract!(
         rows_that_are_not_published_keep_put_away_for_ever,
         a_time_that_is_counted_from_the_future_begins_now,
         a_lock_that_is_put_back_is_as_it_was,
+        s3_rows_that_the_registry_forgot_are_told_from_the_first_moment,
         s4_what_is_told_under_a_lost_lock_changes_nothing;
     documents:
         who_asks_for_a_lock_that_is_held_is_told_by_whom,

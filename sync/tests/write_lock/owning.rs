@@ -5,7 +5,7 @@ use std::time::Duration;
 use fsd::segment::SegmentId;
 use futures::future::join_all;
 use sync::kv::{Kv, Op};
-use sync::write_lock::{Ownership, Takeover, WriteLockError};
+use sync::write_lock::{Claimant, Ownership, Takeover, WriteLockError};
 
 use crate::breaking::Break;
 use crate::places::Place;
@@ -261,6 +261,29 @@ pub async fn a_lock_that_is_put_back_is_as_it_was(place: &impl Place) {
     // what was clean leaves nothing
     north.own(&a, &of_north).await.unwrap().leave(None).await;
     south.own(&a, &claimant("south", LATER)).await.unwrap().put_back().await;
+    assert_eq!(entry(&*kv, &a).await, None);
+}
+
+pub async fn s3_rows_that_the_registry_forgot_are_told_from_the_first_moment(place: &impl Place) {
+    let writers = Writers::new(place);
+    let (north, kv) = writers.start("north");
+    let (south, _) = writers.start("south");
+    let a = id("forgotten");
+    let clean = claimant("north", LATER);
+    let of_north = Claimant { unpublished_since_ms: Some(3), ..clean };
+    let lock = north.own(&a, &of_north).await.unwrap();
+    assert!(lock.before().is_none());
+    assert_eq!(said(&*kv, &a).await.dirty_since_ms, Some(3));
+    // it could not begin
+    lock.put_back().await;
+    assert_eq!(said(&*kv, &a).await.dirty_since_ms, Some(3));
+    let (seen, _) = kept(&south, &a, &claimant("south", LATER)).await;
+    assert_eq!((seen.node.as_str(), seen.dirty_since_ms), ("north", Some(3)));
+    // its own node goes on, and sees that nobody else had it
+    let lock = north.own(&a, &of_north).await.unwrap();
+    let before = lock.before().unwrap();
+    assert_eq!((before.node.as_str(), before.epoch), ("north", None));
+    lock.leave(None).await;
     assert_eq!(entry(&*kv, &a).await, None);
 }
 

@@ -91,7 +91,13 @@ pub const AT_ONCE: Takeover = Takeover::After(Duration::ZERO);
 /// The writer of `node`.
 pub fn claimant(node: &str, takeover: Takeover) -> Claimant {
     let write_address = format!("{node}:6222");
-    Claimant { node: NodeName::new(node).unwrap(), write_address, schema: None, takeover }
+    Claimant {
+        node: NodeName::new(node).unwrap(),
+        write_address,
+        schema: None,
+        takeover,
+        unpublished_since_ms: None,
+    }
 }
 
 /// What keeps `id` from `locks`: what was left there, and how long it keeps it.

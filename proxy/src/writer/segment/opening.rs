@@ -48,10 +48,10 @@ impl Segment {
             Some(schema) => outside.schema(schema).await?,
             None => None,
         };
-        let claimant = outside.claimant(schema);
+        let unpublished = left.as_ref().and_then(|left| left.unpublished_since_ms);
+        let claimant = outside.claimant(schema, unpublished);
         let tenure = outside.publisher.take_over(id, &claimant).await?;
         crash_point("write.owned");
-        let unpublished = tenure.lock().before().and_then(|before| before.dirty_since_ms);
         match Self::prepare(outside, &tenure, origin, schema, sql.as_ref()).await {
             Ok(note) => Self::begin(outside, tenure, note, sql.as_ref()).await,
             // nobody's writes wait for this node any more
@@ -60,7 +60,13 @@ impl Segment {
                 Err(error)
             }
             Err(error) => {
-                tenure.end(unpublished).await;
+                let others = tenure.lock().before().is_some_and(|left| left.node != outside.node);
+                let ours = outside.files.note(id).ok().flatten();
+                match others || ours.is_some_and(|ours| ours.unpublished_since_ms.is_some()) {
+                    true => tenure.put_back().await,
+                    // what was unpublished here is set aside
+                    false => tenure.end(None).await,
+                }
                 Err(error)
             }
         }
