@@ -9,6 +9,9 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
 use futures::StreamExt;
 
+/// Of what is announced so much has its memory before it comes: what does come shows whether more is meant.
+const READY_BYTES: u64 = 256 << 10;
+
 /// Why there is no body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BodyError {
@@ -51,7 +54,8 @@ async fn bytes(headers: &HeaderMap, body: Body, limit_bytes: u64) -> Result<Vec<
     if announced.is_some_and(|length| length > limit_bytes) {
         return Err(BodyError::TooLarge { limit_bytes });
     }
-    let mut bytes = Vec::new();
+    let expected = announced.unwrap_or(0).min(READY_BYTES);
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| BodyError::Broken(error.to_string()))?;

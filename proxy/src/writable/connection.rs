@@ -3,6 +3,7 @@
 //! Invariants: a request is one transaction, done whole or not at all; a statement that is not allowed, fails, or
 //! takes too long, leaves nothing of its request; every limit stands before the first statement is prepared.
 
+use std::ffi::{c_int, c_void};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::admission::Admission;
-use super::request::{BoundValue, RowValues, RowsRequest};
+use super::request::{Row, RowsRequest};
 use super::verbs::Verbs;
 use super::{WritableSettings, WriteError, WriteRequest};
 use crate::connection::statement::Statement;
@@ -25,6 +27,10 @@ const OPS_BETWEEN_CHECKS: i32 = 1_000;
 const PARAMETERS_MAX: i32 = 32_766;
 /// Pages of the write-ahead log after which a commit moves them into the file: 16 MB of them.
 const CHECKPOINT_PAGES: u32 = 4_000;
+
+/// Bytes and number of the pieces of memory that SQLite keeps ready: 64 KiB in all, what a statement of a few lines needs
+/// while it is prepared and run.
+const LOOKASIDE: (c_int, c_int) = (512, 128);
 
 /// Memory for the pages of a copy, in KiB.
 pub(super) const COPY_CACHE_KIB: i32 = 16 << 10;
@@ -50,6 +56,7 @@ impl WriteConnection {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let mut connection = Connection::open_with_flags(path, flags)?;
+        ready_memory(&connection)?;
         harden(&connection, settings)?;
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
@@ -152,7 +159,7 @@ impl WriteConnection {
             }
         }
         for (at, row) in request.rows.iter().enumerate() {
-            bind(&statement, row).map_err(|why| {
+            bind(&statement, &row).map_err(|why| {
                 WriteError::Parameters(format!(
                     "row {}: {why}; nothing of this request was written",
                     at + 1
@@ -207,9 +214,10 @@ impl WriteConnection {
         set.map_err(|error| WriteError::of_sqlite(&error.into()))
     }
 
-    /// One of trough's own statements, of which the allow-list knows nothing.
-    fn plain(&mut self, sql: &str) -> Result<(), Failure> {
-        self.unguarded(|this| this.connection.execute_batch(sql)).map_err(Failure::Said)
+    /// One of trough's own statements, of which the allow-list knows nothing. It is prepared once.
+    fn plain(&mut self, sql: &'static str) -> Result<(), Failure> {
+        let run = |this: &mut Self| this.connection.prepare_cached(sql)?.execute([]).map(drop);
+        self.unguarded(run).map_err(Failure::Said)
     }
 
     fn unguarded<T>(
@@ -296,35 +304,40 @@ fn step(statement: &mut Statement) -> Result<(), Failure> {
     Ok(())
 }
 
-fn bind(statement: &Statement, row: &RowValues) -> Result<(), String> {
+fn bind(statement: &Statement, row: &Row<'_>) -> Result<(), String> {
     let wanted = usize::try_from(statement.parameters()).unwrap_or(0);
-    let given = match row {
-        RowValues::Positional(values) => values.len(),
-        RowValues::Named(values) => values.len(),
-    };
-    if given != wanted {
-        return Err(format!("{given} values for {wanted} parameters"));
+    if row.len() != wanted {
+        return Err(format!("{} values for {wanted} parameters", row.len()));
     }
-    let bind_one = |index: usize, value: &BoundValue| {
-        statement.bind(index, value.into()).map_err(|error| format!("value {index}: {error}"))
+    let bind_one = |index: usize, value: ValueRef<'_>| {
+        statement.bind(index, value).map_err(|error| format!("value {index}: {error}"))
     };
-    match row {
-        RowValues::Positional(values) => {
-            values.iter().enumerate().try_for_each(|(at, value)| bind_one(at + 1, value))
+    let Some(names) = row.names() else {
+        return row.values().enumerate().try_for_each(|(at, value)| bind_one(at + 1, value));
+    };
+    let mut bound = vec![false; wanted];
+    for (name, value) in names.iter().zip(row.values()) {
+        let index = statement.parameter(name);
+        let index = index.ok_or_else(|| format!("there is no parameter called {name:?}"))?;
+        if std::mem::replace(&mut bound[index - 1], true) {
+            return Err(format!("{name:?} is there twice"));
         }
-        RowValues::Named(values) => {
-            let mut bound = vec![false; wanted];
-            for (name, value) in values {
-                let index = statement.parameter(name);
-                let index =
-                    index.ok_or_else(|| format!("there is no parameter called {name:?}"))?;
-                if std::mem::replace(&mut bound[index - 1], true) {
-                    return Err(format!("{name:?} is there twice"));
-                }
-                bind_one(index, value)?;
-            }
-            Ok(())
-        }
+        bind_one(index, value)?;
+    }
+    Ok(())
+}
+
+/// Gives SQLite memory of the connection's own for what it makes and forgets with each statement.
+fn ready_memory(connection: &Connection) -> Result<(), SqliteError> {
+    let (size, count) = LOOKASIDE;
+    // SAFETY: the handle is open; SQLite takes memory of its own where it is given none, and these are two integers
+    let code = unsafe {
+        let (database, what) = (connection.handle(), ffi::SQLITE_DBCONFIG_LOOKASIDE);
+        ffi::sqlite3_db_config(database, what, std::ptr::null_mut::<c_void>(), size, count)
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(SqliteError { code, message: "its lookaside memory cannot be set".to_owned() }),
     }
 }
 

@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
+use rusqlite::types::ValueRef;
+
 use super::super::files::Files;
 use super::difference::{DifferenceError, Place, Stop, compare};
 use super::requests::{OnConflict, Request, Requests};
-use crate::writable::{
-    BoundValue, Rehearsal, RowValues, RowsRequest, WritableSettings, WriteError, WriteRequest,
-};
+use crate::writable::{Rehearsal, Row, RowsRequest, WritableSettings, WriteError, WriteRequest};
 
 /// Characters of a value that are shown.
 const VALUE_SHOWN: usize = 60;
@@ -142,42 +142,39 @@ fn find(
     let WriteRequest::Rows(RowsRequest { sql, rows }) = parsed else {
         return RehearsalError::Copy(error);
     };
-    for row in rows {
-        let one = RowsRequest { sql: sql.clone(), rows: vec![row] };
-        let one = WriteRequest::Rows(one);
+    for row in rows.iter() {
+        let one = WriteRequest::Rows(RowsRequest { sql: sql.clone(), rows: row.alone() });
         if let Err(error) = rehearsal.run(&one) {
             let reason = match error {
                 WriteError::Sql(reason) => reason,
                 error => error.to_string(),
             };
-            return RehearsalError::Row { table: request.table.clone(), row: shown(&one), reason };
+            return RehearsalError::Row { table: request.table.clone(), row: shown(&row), reason };
         }
     }
     // all of them are too much at once
     RehearsalError::Copy(error)
 }
 
-fn shown(one: &WriteRequest) -> String {
-    let WriteRequest::Rows(RowsRequest { rows, .. }) = one else { return String::new() };
-    let Some(RowValues::Positional(values)) = rows.first() else { return String::new() };
-    let mut parts: Vec<_> = values.iter().take(VALUES_SHOWN).map(value_shown).collect();
-    if values.len() > VALUES_SHOWN {
+fn shown(row: &Row<'_>) -> String {
+    let mut parts: Vec<_> = row.values().take(VALUES_SHOWN).map(value_shown).collect();
+    if row.len() > VALUES_SHOWN {
         parts.push("…".to_owned());
     }
     format!("({})", parts.join(", "))
 }
 
-fn value_shown(value: &BoundValue) -> String {
-    let text = match value {
-        BoundValue::Null => "NULL".to_owned(),
-        BoundValue::Integer(value) => value.to_string(),
-        BoundValue::Real(value) => format!("{value:?}"),
-        // no control character reaches a terminal
-        BoundValue::Text(text) => {
-            format!("{:?}", text.chars().take(VALUE_SHOWN).collect::<String>())
+fn value_shown(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Null => "NULL".to_owned(),
+        ValueRef::Integer(value) => value.to_string(),
+        ValueRef::Real(value) => format!("{value:?}"),
+        ValueRef::Text(text) => {
+            let text = String::from_utf8_lossy(text);
+            let more = if text.chars().nth(VALUE_SHOWN).is_some() { "…" } else { "" };
+            // no control character reaches a terminal
+            format!("{:?}{more}", text.chars().take(VALUE_SHOWN).collect::<String>())
         }
-        BoundValue::Blob(bytes) => format!("a blob of {} bytes", bytes.len()),
-    };
-    let long = matches!(value, BoundValue::Text(text) if text.chars().nth(VALUE_SHOWN).is_some());
-    if long { format!("{text}…") } else { text }
+        ValueRef::Blob(bytes) => format!("a blob of {} bytes", bytes.len()),
+    }
 }

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 use tempfile::TempPath;
 
@@ -13,7 +12,7 @@ use super::super::files::Files;
 use super::Difference;
 use super::difference::{DifferenceError, Stop, compare, of_scratch, scratch};
 use super::tables::Table;
-use crate::writable::BoundValue;
+use crate::writable::to_json;
 
 /// Rows of a request: as many as `make bench` writes at once, far from what a request may take in time.
 const ROWS_MAX: u64 = 1_000;
@@ -122,12 +121,15 @@ impl Requests {
             if at > 0 {
                 json.push(',');
             }
-            let value = row.get_ref(at).map_err(|error| error.to_string()).and_then(bound);
+            let value = row.get_ref(at).map_err(|error| error.to_string()).and_then(|value| {
+                let not_text = "text that is not UTF-8, which JSON cannot carry";
+                to_json(value).ok_or_else(|| not_text.to_owned())
+            });
             let value = value.map_err(|reason| {
                 let reason = format!("column {:?} has {reason}", table.columns[at]);
                 DifferenceError::Row { table: table.name.clone(), reason }
             })?;
-            json.push_str(&value.to_json());
+            json.push_str(&value);
         }
         json.push(']');
         let full = |pending: &Request| {
@@ -171,17 +173,4 @@ impl Requests {
         self.rows += rows;
         Ok(())
     }
-}
-
-fn bound(value: ValueRef<'_>) -> Result<BoundValue, String> {
-    Ok(match value {
-        ValueRef::Null => BoundValue::Null,
-        ValueRef::Integer(value) => BoundValue::Integer(value),
-        ValueRef::Real(value) => BoundValue::Real(value),
-        ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => BoundValue::Text(text.to_owned()),
-            Err(_) => return Err("text that is not UTF-8, which JSON cannot carry".to_owned()),
-        },
-        ValueRef::Blob(bytes) => BoundValue::Blob(bytes.to_vec()),
-    })
 }
