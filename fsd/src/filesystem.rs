@@ -160,8 +160,8 @@ impl Tree {
                         Some(facts) => UNIX_EPOCH + Duration::from_millis(facts.stamp.mtime_ms),
                         None => meta.modified()?,
                     };
-                    let size = meta.size();
-                    return Ok(Name::Segment(Known { id: id.clone(), digest, size, mtime }));
+                    let (id, object, size) = (id.clone(), meta.ino(), meta.size());
+                    return Ok(Name::Segment(Known { id, digest, object, size, mtime }));
                 }
                 // replaced or removed between the two calls: look again
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -179,6 +179,13 @@ impl Tree {
         }
         let passthrough = self.use_passthrough.load(Ordering::Relaxed);
         let path = self.layout.object(&known.digest);
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.ino() == known.object => {}
+            // it was damaged and pulled again: what is open of the old one is not what opens now
+            Ok(_) => return Err(Failure::Stale),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Failure::Stale),
+            Err(error) => return Err(error.into()),
+        }
         match slot.open(&path, passthrough, reply, &self.figures) {
             Ok(opened) => Ok(opened),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::Stale),

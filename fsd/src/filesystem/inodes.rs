@@ -1,8 +1,10 @@
 //! The inodes that the kernel remembers.
 //!
-//! Invariant: one inode number is one (id, digest) for ever. The number is a hash of both, so it is the same
-//! after a restart; two that meet on one number while the kernel knows both are told apart by probing. The
-//! table holds only what the kernel references, so its size is the kernel's choice, not the cache's.
+//! Invariant: one inode number is one (id, digest) for ever, and one file of the cache for as long as the kernel knows
+//! it: an object that was damaged and pulled again has the digest that it had, and what is open of the old one stays
+//! open (S2). The number is a hash of id and digest, so it is the same after a restart; two that meet on one number
+//! while the kernel knows both are told apart by probing. The table holds only what the kernel references, so its size
+//! is the kernel's choice, not the cache's.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -28,10 +30,18 @@ pub struct Known {
     pub id: SegmentId,
     /// Its content.
     pub digest: Digest,
+    /// The inode number of its object in the cache.
+    pub object: u64,
     /// Length of the content in bytes.
     pub size: u64,
     /// Modification time shown.
     pub mtime: SystemTime,
+}
+
+impl Known {
+    fn is_one_with(&self, id: &SegmentId, digest: &Digest) -> bool {
+        self.id == *id && self.digest == *digest
+    }
 }
 
 #[derive(Debug)]
@@ -57,16 +67,24 @@ impl Inodes {
     /// The number of `known`, which the kernel is now told of once more.
     pub fn remember(&self, known: Known) -> u64 {
         let mut table = self.lock();
-        let ino = table.number(&known.id, &known.digest);
+        let same = |other: &Known| {
+            other.is_one_with(&known.id, &known.digest) && other.object == known.object
+        };
+        let ino = table.probe(hash(&known.id, &known.digest), same);
         table.by_id.insert(known.id.clone(), ino);
         let entry = table.by_ino.entry(ino).or_insert(Entry { known, lookups: 0, slot: None });
         entry.lookups += 1;
         ino
     }
 
-    /// The number that a lookup would give now.
+    /// The number that the kernel was told last, or that a look-up would give now.
     pub fn number(&self, id: &SegmentId, digest: &Digest) -> u64 {
-        self.lock().number(id, digest)
+        let table = self.lock();
+        let told = table.by_id.get(id).filter(|ino| {
+            table.by_ino.get(ino).is_some_and(|entry| entry.known.is_one_with(id, digest))
+        });
+        told.copied()
+            .unwrap_or_else(|| table.probe(hash(id, digest), |other| other.is_one_with(id, digest)))
     }
 
     /// What `ino` is.
@@ -117,14 +135,11 @@ impl Inodes {
 }
 
 impl Table {
-    fn number(&self, id: &SegmentId, digest: &Digest) -> u64 {
-        self.probe(hash(id, digest), id, digest)
-    }
-
-    fn probe(&self, start: u64, id: &SegmentId, digest: &Digest) -> u64 {
+    /// The first number from `start` on that is free, or that of the `same`.
+    fn probe(&self, start: u64, same: impl Fn(&Known) -> bool) -> u64 {
         let mut ino = start.max(INO_FIRST);
         while let Some(entry) = self.by_ino.get(&ino) {
-            if entry.known.id == *id && entry.known.digest == *digest {
+            if same(&entry.known) {
                 break;
             }
             ino = ino.wrapping_add(1).max(INO_FIRST);
@@ -150,6 +165,7 @@ mod tests {
         Known {
             id: SegmentId::new(id).unwrap(),
             digest: blake3::hash(content).into(),
+            object: 7,
             size: content.len() as u64,
             mtime: SystemTime::UNIX_EPOCH,
         }
@@ -163,6 +179,21 @@ mod tests {
         let all = [a, inodes.remember(known("a", b"2")), inodes.remember(known("b", b"1"))];
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 3);
         assert_eq!(Inodes::default().remember(known("a", b"1")), a, "not the same after a restart");
+    }
+
+    #[test]
+    fn s2_an_object_that_was_pulled_again_has_a_number_of_its_own_while_the_old_one_is_known() {
+        let inodes = Inodes::default();
+        let (damaged, healed) = (known("a", b"1"), Known { object: 8, ..known("a", b"1") });
+        let old = inodes.remember(damaged.clone());
+        let new = inodes.remember(healed.clone());
+        assert_ne!(old, new);
+        assert_eq!(inodes.number(&healed.id, &healed.digest), new);
+        assert_eq!((inodes.get(old), inodes.get(new)), (Some(damaged), Some(healed.clone())));
+        inodes.forget(old, 1);
+        assert_eq!(inodes.number(&healed.id, &healed.digest), new);
+        inodes.forget(new, 1);
+        assert_eq!(inodes.remember(healed), old);
     }
 
     #[test]
@@ -194,11 +225,11 @@ mod tests {
         let (a, b) = (known("a", b"1"), known("b", b"1"));
         for start in [100, u64::MAX, 0] {
             table.by_ino.clear();
-            let first = table.probe(start, &a.id, &a.digest);
+            let first = table.probe(start, |other| *other == a);
             assert!(first >= INO_FIRST);
             table.by_ino.insert(first, Entry { known: a.clone(), lookups: 1, slot: None });
-            assert_eq!(table.probe(start, &a.id, &a.digest), first);
-            let second = table.probe(start, &b.id, &b.digest);
+            assert_eq!(table.probe(start, |other| *other == a), first);
+            let second = table.probe(start, |other| *other == b);
             assert!(second != first && second >= INO_FIRST);
         }
     }

@@ -1,5 +1,6 @@
 //! A segment is replaced, published, withdrawn under its readers.
 
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use fsd::mount::Feature;
@@ -51,6 +52,39 @@ fn an_open_is_right_without_any_invalidation() {
         node.cache.withdraw("ohio");
         let error = std::fs::File::open(node.path("ohio")).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    }
+}
+
+/// Fails when the inode of a damaged object is that of the one which was pulled in its place.
+#[test]
+fn s2_what_was_healed_is_what_an_open_shows_while_the_damaged_one_is_still_open() {
+    for (passthrough, beneath) in MODES {
+        for invalidation in [Feature::Auto, Feature::Off] {
+            let mut node = Node::new(passthrough, beneath);
+            node.settings.invalidation = invalidation;
+            node.start();
+            let sound = database(1, 300);
+            let digest = node.cache.publish("ohio", &sound);
+            let object = node.cache.layout.object(&digest);
+            let damage = std::fs::File::options().write(true).open(&object).unwrap();
+            damage.write_all_at(b"damage", 100).unwrap();
+            let open = std::fs::File::open(node.path("ohio")).unwrap();
+            let seen = |file: &std::fs::File| {
+                let mut bytes = vec![0; sound.len()];
+                file.read_exact_at(&mut bytes, 0).unwrap();
+                bytes
+            };
+            let damaged = seen(&open);
+            assert_ne!(damaged, sound);
+            // as the scrub sets it aside, and the next pull publishes it
+            std::fs::rename(&object, node.dir().join("quarantined")).unwrap();
+            node.cache.withdraw("ohio");
+            assert_eq!(node.cache.publish("ohio", &sound), digest);
+            assert_eq!(std::fs::read(node.path("ohio")).unwrap(), sound);
+            assert_eq!(seen(&open), damaged, "who has it open keeps what it has");
+            drop(open);
+            assert_eq!(std::fs::read(node.path("ohio")).unwrap(), sound);
+        }
     }
 }
 
