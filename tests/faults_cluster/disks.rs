@@ -76,7 +76,10 @@ fn s1_s9_s10_no_answer_fails_for_what_befalls_the_disk_of_a_node() {
             let is_found =
                 || stage.machines["c"].synchronizer("status").1.contains("\"damaged_total\":1");
             let healed = || (is_found() && is_sound()).then_some(());
-            let state = || stage.machines["c"].synchronizer("status").1;
+            let state = || {
+                let is_sound = std::fs::read(&file).map(|now| now == sound);
+                format!("{is_sound:?}, {}", stage.machines["c"].synchronizer("status").1)
+            };
             until("it to be sound again", healed, state);
         },
     );

@@ -19,8 +19,8 @@ use crate::writes::{Client, judge};
 
 /// The segment.
 pub const ID: &str = "written";
-/// The row that is there at first.
-pub const FIRST: i64 = 0;
+/// The row that is there at first: no other segment has the same bytes.
+pub const FIRST: i64 = CASE - 1;
 /// Who writes it: a node that is none of the candidates to lead.
 const WRITER: &str = "c";
 /// Between two writes of the client: the machine is there for others as well.
