@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use proxy::writer::Desk;
 use proxy::writer::orphans::Orphan;
 
 use crate::support::*;
@@ -17,6 +18,15 @@ async fn written(place: &Place) -> Node {
     node.desk.promote(&id("ohio")).await.unwrap();
     node.insert("ohio", 2).await;
     node
+}
+
+/// The registry comes back empty.
+fn forget(place: &Place) {
+    for entry in std::fs::read_dir(place.dir.path()).unwrap().map(Result::unwrap) {
+        if entry.file_name().to_string_lossy().starts_with("registry") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
 }
 
 async fn goes_on(place: &Place) {
@@ -50,11 +60,7 @@ async fn s3_what_was_not_published_goes_on_after_a_death() {
 async fn s3_what_was_not_published_goes_on_in_a_registry_that_came_back_empty() {
     let place = Place::new();
     written(&place).await.stop().await;
-    for entry in std::fs::read_dir(place.dir.path()).unwrap().map(Result::unwrap) {
-        if entry.file_name().to_string_lossy().starts_with("registry") {
-            std::fs::remove_file(entry.path()).unwrap();
-        }
-    }
+    forget(&place);
     place.schema("default", TABLE).await;
     goes_on(&place).await;
 }
@@ -91,6 +97,28 @@ async fn s4_what_another_overtook_is_an_orphan_and_never_published() {
     assert_eq!(place.published("ohio"), Some(vec![1, 20, 21]));
     assert_eq!(one.desk.files().orphans().unwrap(), orphans);
     one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_what_was_set_aside_is_not_told_to_be_unpublished_any_more() {
+    let place = Place::new();
+    written(&place).await.stop().await;
+    forget(&place);
+    place.schema("default", TABLE).await;
+    let two = place.start("two").await;
+    two.desk.provision(&id("ohio"), None).await.unwrap();
+    two.insert("ohio", 20).await;
+    two.desk.promote(&id("ohio")).await.unwrap();
+    assert!(two.desk.hand_back(&id("ohio")).await);
+
+    // somebody wants to write it before the writer has looked at what it left
+    let one = Desk::start(place.outside("one", Place::settings())).await.unwrap();
+    one.provision(&id("ohio"), None).await.unwrap();
+    assert_eq!(one.files().orphans().unwrap().len(), 1);
+    let owner = one.owner(&id("ohio")).await.unwrap().unwrap();
+    assert_eq!((owner.node.as_str(), owner.dirty_since_ms), ("one", None));
+    assert_eq!(rows(&place.writable("one").join("ohio.sqlite")), [1, 20]);
     two.stop().await;
 }
 

@@ -72,6 +72,11 @@ impl WriteLock {
         self.before.as_ref()
     }
 
+    /// Since when rows are told to be acknowledged and not published, for now.
+    pub async fn told_since_ms(&self) -> Option<u64> {
+        self.told.as_ref()?.lock().await.document.dirty_since_ms
+    }
+
     /// Whether it is held, by this machine's clock.
     pub fn holds(&self) -> bool {
         !self.lost.load(Ordering::Relaxed) && self.claim.session().holds()

@@ -61,8 +61,11 @@ impl Segment {
             }
             Err(error) => {
                 let others = tenure.lock().before().is_some_and(|left| left.node != outside.node);
-                let ours = outside.files.note(id).ok().flatten();
-                match others || ours.is_some_and(|ours| ours.unpublished_since_ms.is_some()) {
+                // a note that cannot be read may say that there are some
+                let ours = outside.files.note(id).map_or(true, |note| {
+                    note.is_some_and(|note| note.unpublished_since_ms.is_some())
+                });
+                match others || ours {
                     true => tenure.put_back().await,
                     // what was unpublished here is set aside
                     false => tenure.end(None).await,
@@ -151,8 +154,8 @@ impl Segment {
         });
         let hold = Hold::new(tenure, outside.files.clone(), note)?;
         crash_point("write.noted");
-        if since_ms.is_some() {
-            // told as what it is, before anybody can take it for clean
+        if since_ms.is_some() || hold.tenure().lock().told_since_ms().await.is_some() {
+            // told as what it is, before anybody can take it for clean; what was set aside is told no more
             let telling = Arc::clone(&hold);
             let told = tokio::task::spawn_blocking(move || telling.tell(since_ms)).await;
             told.unwrap_or_else(|error| Err(WriteError::Closed(error.to_string())))?;
