@@ -74,6 +74,10 @@ if [ "$done_suites" -ne "$wanted_suites" ]; then
     exit 1
 fi
 if [ -s "$WORK/failed" ]; then
+    # once more at the end, without the logs of the processes that come with it
+    while read -r name; do
+        grep -h -A 6 "' panicked at \|' ([0-9]*) panicked at " "$WORK/${name//\//.}.log" | cut -c -400
+    done <"$WORK/failed"
     printf 'failed: %s\n' "$(tr '\n' ' ' <"$WORK/failed")"
     exit 1
 fi

@@ -151,6 +151,11 @@ pub enum QueryError {
         /// What came of asking it.
         reason: String,
     },
+    /// This node's writer has what nobody else has and may not let it be read, and who else writes it was not heard lately.
+    #[error(
+        "segment {0} has rows that only this node has, and its writer has no lock on it now, nor does the registry answer; try again"
+    )]
+    WriterAway(SegmentId),
     /// The pool does not have it, and nobody knows whether it is being written.
     #[error(
         "segment {0} is not in the pool, and the registry was not read yet, so nobody can say whether it is being written; try again"
@@ -191,6 +196,7 @@ impl QueryError {
             | Self::Registry(_)
             | Self::Storage { .. }
             | Self::OwnerAway { .. }
+            | Self::WriterAway(_)
             | Self::OwnersUnknown(_)
             | Self::LentNoMore
             | Self::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
@@ -210,6 +216,7 @@ impl QueryError {
             | Self::MountAway { .. }
             | Self::NoAnswer { .. }
             | Self::OwnerAway { .. }
+            | Self::WriterAway(_)
             | Self::OwnersUnknown(_)
             | Self::LentNoMore
             | Self::Storage { .. } => Some(1),

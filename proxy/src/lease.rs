@@ -19,6 +19,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use sync::clock::SinceBoot;
 
+use crate::writer::Files;
+
 /// What the file is called, in the directory of writable segments.
 const NAME: &str = "lease";
 /// What the one before is called, which the next is written into.
@@ -175,6 +177,13 @@ impl Leases {
             && Some(&*leased.boot) == self.boot.as_deref()
             && (self.since_boot)() < Duration::from_millis(leased.until_ms);
         (holds && leased.segments.contains(id)).then(|| self.directory.join(id.file_name()))
+    }
+
+    /// Whether the writer wrote down that `id` has something which is not published, whatever became of its lock; also when
+    /// what it wrote down cannot be read. Blocks for as long as it takes to read a small file.
+    pub fn unpublished(&self, id: &SegmentId) -> bool {
+        let note = Files::at(self.directory.to_path_buf()).note(id);
+        note.map_or(true, |note| note.is_some_and(|note| note.unpublished_since_ms.is_some()))
     }
 }
 

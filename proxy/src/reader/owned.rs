@@ -5,20 +5,22 @@
 //!   another node writes it ──► that node's reader, from the file that it writes
 //!   who wrote it is away ──► 503 if it has what nobody else has, else any copy
 //!   nobody writes it ──► any copy
+//!   that was heard long ago, and the writer of this node noted rows of its own ──► 503
 //! ```
 //!
 //! Invariants: no copy answers while a node is known to have acknowledged rows that are not published (S3); the file that a
 //! node writes answers only while its lease on it holds, and a question that was passed on to who writes the segment is
 //! answered from that file or with 421 (S4).
 //!
-//! Left out: what was acknowledged since this reader heard of the owners last ([`OwnersView`](sync::owners_view)). Where that
-//! is long ago the answer of a copy says so.
+//! Left out: what was acknowledged on another node since this reader heard of the owners last
+//! ([`OwnersView`](sync::owners_view)). Where that is long ago the answer of a copy says so.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue};
 use fsd::segment::SegmentId;
+use sync::node::NodeName;
 use sync::owners_view::{Owner, OwnersView};
 use tokio::time::Instant;
 
@@ -64,10 +66,10 @@ impl App {
             let Some(owners) = &self.owners else { return Ok(None) };
             // before the look: what is found then is not older
             let old = self.view_age(owners);
-            let Some(owner) = owners.find(id) else { return Ok(asked.copies(old)) };
+            let Some(owner) = owners.find(id) else { return self.copies(asked, old, None) };
             let away = match self.ask_owner(asked, &owner).await? {
                 Ok(begun) => return Ok(Some(begun)),
-                Err(_) if !owner.unpublished => return Ok(asked.copies(old)),
+                Err(_) if !owner.unpublished => return self.copies(asked, old, Some(&owner.node)),
                 Err(away) => away,
             };
             let (wait, reason) = match away {
@@ -142,6 +144,26 @@ impl App {
         }
     }
 
+    /// Any copy will do, as far as was heard; `old` says how late that may be known, and `owner` who wrote the segment then.
+    /// Who has not heard of its own node's rows finds them in what its writer wrote down.
+    fn copies(
+        &self,
+        asked: &Asked,
+        old: Option<HeaderValue>,
+        owner: Option<&NodeName>,
+    ) -> Result<Option<Begun>, QueryError> {
+        let Some(old) = old else { return Ok(None) };
+        let is_own = |owner| self.route.as_ref().is_none_or(|route| route.is_own(owner));
+        let id = &asked.target.id;
+        let noted = self.leases.as_ref().is_some_and(|leases| leases.unpublished(id));
+        if noted && owner.is_none_or(is_own) {
+            return Err(QueryError::WriterAway(id.clone()));
+        }
+        // it is set once: a query takes to the copies once
+        let _ = asked.view_age.set(old);
+        Ok(None)
+    }
+
     /// How old what is known of the owners is, if that is to be told.
     fn view_age(&self, owners: &OwnersView) -> Option<HeaderValue> {
         match owners.age() {
@@ -151,16 +173,5 @@ impl App {
                 (age_ms > self.settings.view_max_age_ms).then(|| age_ms.into())
             }
         }
-    }
-}
-
-impl Asked {
-    /// Any copy will do; `old` says how late that may be known.
-    fn copies(&self, old: Option<HeaderValue>) -> Option<Begun> {
-        if let Some(old) = old {
-            // it is set once: a query takes to the copies once
-            let _ = self.view_age.set(old);
-        }
-        None
     }
 }

@@ -1,8 +1,10 @@
 //! Owners that are gone, silent, or have lost what they wrote.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy::reader::ReaderSettings;
+use sync::owners_view::OwnersView;
 
 use crate::rig::wait_for;
 use crate::scripted::{Act, Scripted, answer};
@@ -122,6 +124,54 @@ async fn s3_an_owner_that_gives_up_with_rows_of_its_own_is_waited_for() {
         node.hears("ohio", Some(("a", false, true))).await;
         node.ask("ohio", SQL).await.is_away("a");
     }
+}
+
+/// Cut from the registry right after its writer began: its reader never heard of the first rows.
+#[tokio::test]
+async fn s3_a_reader_that_heard_nothing_for_long_goes_by_what_its_own_writer_wrote_down() {
+    let world = World::new();
+    let settings = ReaderSettings { view_max_age_ms: 100, ..patient() };
+    let a = world.node_with("a", settings.clone()).await;
+    let unheard = Arc::<OwnersView>::default();
+    let b = world.deaf_node_with("b", settings, unheard, tokio::spawn(async {})).await;
+    let old = Duration::from_millis(200);
+    for node in [&a, &b] {
+        node.rig.segment("ohio", OLD);
+        world.cluster.held("ohio", &[&node.name]);
+        let written = node.own("ohio", NEW).await;
+        if node.view.age().is_some() {
+            node.hears("ohio", Some(("a", true, false))).await;
+            node.deafen();
+            wait_for("it is long ago", BOUND, || node.view.age().unwrap() > old).await;
+        }
+        node.ask("ohio", SQL).await.is_written(NEW_ROW);
+        written.lease_passes();
+        // the copy is as good as what was written
+        let answer = node.ask("ohio", SQL).await;
+        assert!(answer.view_age_ms.is_some(), "{answer:?}");
+        answer.is_copied(OLD_ROW);
+        for note in [Some(written.note(Some(1))), None] {
+            node.write_note("ohio", note.as_ref());
+            let answer = node.ask("ohio", SQL).await;
+            assert_eq!((answer.status, answer.retry_after.as_deref()), (503, Some("1")));
+            assert!(answer.text.contains("only this node has"), "{answer:?}");
+        }
+        node.write_note("ohio", Some(&written.note(None)));
+        node.ask("ohio", SQL).await.is_copied(OLD_ROW);
+        written.hand_back().await;
+    }
+}
+
+/// What its writer wrote down is old when the registry says that another writes the segment.
+#[tokio::test]
+async fn what_was_heard_lately_counts_more_than_what_was_written_down() {
+    let world = World::new();
+    let (a, b) = two(&world).await;
+    let written = a.own("ohio", NEW).await;
+    b.write_note("ohio", Some(&written.note(Some(1))));
+    b.hears("ohio", Some(("a", true, false))).await;
+    written.lease_passes();
+    b.ask("ohio", SQL).await.is_copied(OLD_ROW);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use fsd::segment::SegmentId;
 use proxy::lease::{LeaseFile, Leases};
 use proxy::reader::{Elsewhere, ReaderSettings};
+use proxy::writer::Note;
 use rusqlite::Connection;
 use sync::clock::{SystemClock, since_boot};
 use sync::kv::sqlite::{FILE_TIMEOUTS, SqliteKv};
@@ -141,6 +142,12 @@ impl Node {
         self.following.abort();
     }
 
+    /// What the writer wrote down of `segment`; `None`: something that nobody understands.
+    pub fn write_note(&self, segment: &str, note: Option<&Note>) {
+        let text = note.map_or("?".to_owned(), |note| serde_json::to_string(note).unwrap());
+        std::fs::write(self.writable.join(format!("{segment}.json")), text).unwrap();
+    }
+
     /// Waits until that is known here of `segment`: who has it, whether it holds it, whether it has more than others.
     pub async fn hears(&self, segment: &str, expected: Option<(&str, bool, bool)>) {
         let expected =
@@ -233,6 +240,19 @@ impl Written<'_> {
     /// The time is up for all that the node writes.
     pub fn lease_passes(&self) {
         self.node.write_lease(since_boot());
+    }
+
+    /// What a writer writes down of it.
+    pub fn note(&self, unpublished_since_ms: Option<u64>) -> Note {
+        Note {
+            format: 1,
+            segment: self.id.clone(),
+            epoch: self.lock.epoch(),
+            schema: None,
+            from: None,
+            publishing: None,
+            unpublished_since_ms,
+        }
     }
 
     pub async fn dirty(&self) {
